@@ -1,0 +1,1 @@
+//! ACPI tables (ACPI 6.5): RSDP, XSDT, MADT, hardware-reduced FADT, DSDT.

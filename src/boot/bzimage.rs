@@ -1,0 +1,1 @@
+//! bzImage files (Linux x86 boot protocol).

@@ -1,0 +1,1 @@
+//! Unpacked kernels on disk, by content hash.

@@ -1,0 +1,1 @@
+//! What kind of kernel a file is, and what to load where.

@@ -1,0 +1,1 @@
+//! MP table (MultiProcessor Specification 1.4).

@@ -1,0 +1,1 @@
+//! PVH start of day structure.

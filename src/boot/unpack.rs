@@ -1,0 +1,1 @@
+//! Compressed kernel payloads.

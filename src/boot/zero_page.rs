@@ -1,0 +1,1 @@
+//! The zero page, struct boot_params (Linux x86 boot protocol).

@@ -1,0 +1,1 @@
+//! What was typed, made valid once; immutable after.

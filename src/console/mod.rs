@@ -1,0 +1,1 @@
+//! Where the serial port's bytes go to and come from.

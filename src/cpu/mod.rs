@@ -1,0 +1,1 @@
+//! CPUID, MSRs, registers, page tables and the local APIC.

@@ -1,0 +1,1 @@
+//! What this host's KVM can do.
