@@ -67,7 +67,7 @@ pub const CAPABILITIES: &[Capability] = &[
     capability!(KVM_CAP_PIT2, Useful, Flag, "`--irqchip kernel`: PIT in the kernel"),
     capability!(KVM_CAP_IRQFD, Useful, Flag, "devices interrupt with no system call from the vCPU"),
     capability!(KVM_CAP_IOEVENTFD, Useful, Flag, "virtio queues are rung with no exit to the monitor"),
-    capability!(KVM_CAP_COALESCED_PIO, Useful, Count("page offset"), "console output gathered, fewer exits"),
+    capability!(KVM_CAP_COALESCED_PIO, Useful, Flag, "console output gathered, fewer exits"),
     capability!(KVM_CAP_SET_TSS_ADDR, Useful, Flag, "real mode on older Intel CPUs"),
     capability!(KVM_CAP_SET_IDENTITY_MAP_ADDR, Useful, Flag, "real mode on older Intel CPUs"),
     capability!(KVM_CAP_TSC_CONTROL, Useful, Flag, "the guest's TSC can run at another frequency"),
@@ -90,12 +90,7 @@ pub const CAPABILITIES: &[Capability] = &[
     capability!(KVM_CAP_HALT_POLL, Useful, Flag, "halt polling is set for each VM"),
     capability!(KVM_CAP_SYNC_REGS, Useful, Bits(&["regs", "sregs", "events"]), "registers come along with an exit"),
     capability!(KVM_CAP_X86_MSR_FILTER, Useful, Flag, "MSRs can be kept from the guest"),
-    capability!(
-        KVM_CAP_X86_USER_SPACE_MSR,
-        Useful,
-        Bits(&["invalid", "unknown", "filtered"]),
-        "unknown MSRs come to the monitor"
-    ),
+    capability!(KVM_CAP_X86_USER_SPACE_MSR, Useful, Flag, "unknown MSRs come to the monitor"),
     capability!(KVM_CAP_EXIT_ON_EMULATION_FAILURE, Useful, Flag, "the instruction KVM gave up on is told"),
     capability!(KVM_CAP_X86_TRIPLE_FAULT_EVENT, Useful, Flag, "a pending triple fault can be saved"),
     capability!(KVM_CAP_DIRTY_LOG_RING, Useful, Count("bytes"), "changed pages are found in a ring"),
@@ -170,6 +165,7 @@ pub struct Capabilities {
     /// Number of APIC ids (KVM_CAP_MAX_VCPU_ID): each is below it.
     pub max_vcpu_id: u32,
     /// Every entry of [`CAPABILITIES`] with KVM's answer.
+    #[serde(rename = "capabilities")]
     pub answers: Vec<Answer>,
 }
 

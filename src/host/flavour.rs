@@ -48,6 +48,10 @@ impl fmt::Display for Flavour {
     }
 }
 
+/// What a kernel is told on its command line on a page-table based KVM: there CPUID executed by the guest shows these
+/// features whatever the monitor sets, and KVM's emulator lacks their instructions.
+pub const PAGE_TABLE_CMDLINE: &str = "noxsave nofsgsbase clearcpuid=popcnt,smap,smep";
+
 /// The flavour of this host's KVM; looked up once a process, with at most three system calls where a module is loaded.
 pub fn flavour() -> Flavour {
     static FLAVOUR: OnceLock<Flavour> = OnceLock::new();

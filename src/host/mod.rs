@@ -14,6 +14,6 @@ pub mod ram;
 mod root;
 pub mod software;
 
-pub use flavour::{Flavour, flavour, is_page_table_based};
+pub use flavour::{Flavour, PAGE_TABLE_CMDLINE, flavour, is_page_table_based};
 pub use kvm::OpenError;
 pub use root::Root;
