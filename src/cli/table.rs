@@ -162,7 +162,7 @@ mod tests {
             section.row(Mark::None, "name", text.as_str());
             for line in section.render(Style { width, colour: false }).lines() {
                 prop_assert!(!line.contains(char::is_control));
-                let longest = text.split_whitespace().map(str::len).max().unwrap_or(0);
+                let longest = printable(&text).split_whitespace().map(str::len).max().unwrap_or(0);
                 prop_assert!(line.len() <= width.max(14 + longest), "{}", line);
             }
         }
