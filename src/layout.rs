@@ -81,6 +81,10 @@ pub const ACPI_SLEEP_CONTROL_PORT: u16 = 0x600;
 pub const ACPI_SLEEP_STATUS_PORT: u16 = 0x601;
 /// ACPI reset register (ACPI 6.5, section 4.8.3.6).
 pub const ACPI_RESET_PORT: u16 = 0x602;
+/// Value that resets the machine when written to [`ACPI_RESET_PORT`].
+pub const ACPI_RESET_VALUE: u8 = 1;
+/// SLP_TYP that means S5, soft off, in the sleep control register and in `\_S5` (ACPI 6.5, section 7.4.2.6).
+pub const ACPI_S5_SLEEP_TYPE: u8 = 5;
 /// Boot timer: a byte written here is a milestone, timed by the host's clock.
 pub const BOOT_TIMER_PORT: u16 = 0x610;
 /// Exit status: a 32-bit value written here ends the machine with that status.
@@ -102,6 +106,10 @@ pub const ACPI_SCI_GSI: u32 = 9;
 pub const VIRTIO_GSI_BASE: u32 = 5;
 /// Pins of the I/O APIC.
 pub const IOAPIC_PINS: u32 = 24;
+/// APIC ID of the I/O APIC at reset: the field has 4 bits, and the highest value is the last one a CPU takes.
+pub const IOAPIC_ID: u8 = 0xf;
+/// Version the I/O APIC reports.
+pub const IOAPIC_VERSION: u8 = 0x20;
 
 const _: () = {
     assert!(MP_FLOATING_POINTER + 16 <= BOOT_GDT);
