@@ -1,0 +1,72 @@
+//! Boot timer: the guest rings a bell, the host's clock tells the time. ringfence's own device.
+
+use std::sync::Mutex;
+
+use super::lock;
+use crate::bus::Device;
+
+/// A milestone the guest reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Milestone {
+    /// The byte that was written: which phase was reached.
+    pub phase: u8,
+    /// When, in nanoseconds of the clock the timer was made with.
+    pub at_ns: u64,
+}
+
+impl Milestone {
+    /// Userspace runs.
+    pub const USERSPACE: u8 = 0x01;
+    /// The payload is about to be executed.
+    pub const PAYLOAD: u8 = 0x02;
+}
+
+/// The boot timer port. Keeps the first [`BootTimer::CAPACITY`] milestones; a guest that rings on is only counted.
+pub struct BootTimer {
+    clock: Box<dyn Fn() -> u64 + Send + Sync>,
+    record: Mutex<Record>,
+}
+
+#[derive(Default)]
+struct Record {
+    milestones: Vec<Milestone>,
+    dropped: u64,
+}
+
+impl BootTimer {
+    /// Most milestones that are kept.
+    pub const CAPACITY: usize = 64;
+
+    /// A timer that reads `clock`, in nanoseconds: CLOCK_MONOTONIC, to be comparable with the monitor's own phases.
+    pub fn new(clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self { clock: Box::new(clock), record: Mutex::default() }
+    }
+
+    /// The milestones so far, in the order they were reached.
+    pub fn milestones(&self) -> Vec<Milestone> {
+        lock(&self.record).milestones.clone()
+    }
+
+    /// How many milestones came after the record was full.
+    pub fn dropped(&self) -> u64 {
+        lock(&self.record).dropped
+    }
+}
+
+impl Device for BootTimer {
+    /// Write-only.
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let at_ns = (self.clock)();
+        let (0, Some(&phase)) = (offset, data.first()) else { return };
+        let mut record = lock(&self.record);
+        if record.milestones.len() < Self::CAPACITY {
+            record.milestones.push(Milestone { phase, at_ns });
+        } else {
+            record.dropped = record.dropped.saturating_add(1);
+        }
+    }
+}
