@@ -1,1 +1,3 @@
 //! What was typed, made valid once; immutable after.
+
+pub mod console;
