@@ -1,0 +1,70 @@
+//! The file systems a shell expects.
+
+use crate::sys;
+use core::ffi::CStr;
+
+const NOSUID: usize = 2;
+const NODEV: usize = 4;
+const NOEXEC: usize = 8;
+
+struct Mount {
+    kind: &'static CStr,
+    target: &'static CStr,
+    mode: usize,
+    flags: usize,
+    options: &'static CStr,
+}
+
+const fn entry(
+    kind: &'static CStr,
+    target: &'static CStr,
+    mode: usize,
+    flags: usize,
+    options: &'static CStr,
+) -> Mount {
+    Mount { kind, target, mode, flags, options }
+}
+
+/// Needed before anything else: device nodes.
+const DEV: Mount = entry(c"devtmpfs", c"/dev", 0o755, NOSUID, c"mode=0755");
+
+const REST: [Mount; 6] = [
+    entry(c"proc", c"/proc", 0o555, NOSUID | NODEV | NOEXEC, c""),
+    entry(c"sysfs", c"/sys", 0o555, NOSUID | NODEV | NOEXEC, c""),
+    entry(c"devpts", c"/dev/pts", 0o755, NOSUID | NOEXEC, c"mode=0620,gid=5,ptmxmode=0666"),
+    entry(c"tmpfs", c"/dev/shm", 0o1777, NOSUID | NODEV, c"mode=1777"),
+    entry(c"tmpfs", c"/tmp", 0o1777, NOSUID | NODEV, c"mode=1777"),
+    entry(c"tmpfs", c"/run", 0o755, NOSUID | NODEV, c"mode=0755"),
+];
+
+/// The usual links into /proc; devtmpfs does not make them.
+const LINKS: [(&CStr, &CStr); 4] = [
+    (c"/proc/self/fd", c"/dev/fd"),
+    (c"/proc/self/fd/0", c"/dev/stdin"),
+    (c"/proc/self/fd/1", c"/dev/stdout"),
+    (c"/proc/self/fd/2", c"/dev/stderr"),
+];
+
+/// Mounts /dev. A kernel without devtmpfs keeps the nodes that the initramfs brought.
+pub fn devices() {
+    let _ = attach(&DEV);
+}
+
+/// Mounts the rest and makes the links. What this kernel does not have is left out.
+pub fn rest() {
+    for mount in &REST {
+        let _ = attach(mount);
+    }
+    for (target, link) in LINKS {
+        let _ = sys::symlink(target, link);
+    }
+}
+
+/// Mounts one, making the directory when that is what is missing.
+fn attach(mount: &Mount) -> Result<usize, i32> {
+    let try_once = || sys::mount(mount.kind, mount.target, mount.flags, mount.options);
+    try_once().or_else(|_| {
+        sys::mkdir(mount.target, mount.mode)?;
+        try_once()
+    })
+}
