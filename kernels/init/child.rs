@@ -1,8 +1,7 @@
 //! The payload: the command or the shell, from argv to execve(2).
 
 use crate::spec::{Spec, Stdio};
-use crate::status;
-use crate::{console, sys, task};
+use crate::{applets, console, status, sys, task};
 use core::ffi::CStr;
 use core::ptr;
 
@@ -18,6 +17,8 @@ pub struct Payload {
     name: &'static CStr,
     path: &'static [u8],
     directory: &'static CStr,
+    interactive: bool,
+    alone: bool,
 }
 
 /// Hands out pieces of one stretch of memory.
@@ -50,9 +51,7 @@ impl Payload {
             !spec.envs().any(|set| status::value_of(set.to_bytes(), name).is_some())
         });
         let environment = spec.envs().chain(missing);
-        let of = |name: &[u8]| {
-            environment.clone().find_map(|set| status::value_of(set.to_bytes_with_nul(), name))
-        };
+        let of = |name: &[u8]| environment.clone().find_map(|set| status::value_of(set.to_bytes_with_nul(), name));
         let home = of(b"HOME").and_then(|home| CStr::from_bytes_with_nul(home).ok());
         let path = of(b"PATH").map_or(&b""[..], |path| path.strip_suffix(b"\0").unwrap_or(path));
         let shell = match spec.stdio {
@@ -63,19 +62,33 @@ impl Payload {
         let implied = interactive.then_some(shell);
         let args = implied.into_iter().chain(spec.args());
         let count = args.clone().count() + environment.clone().count() + 2;
+        let name = if interactive { c"/bin/sh" } else { spec.args().next().unwrap_or(c"") };
+        let path_is_given = spec.envs().any(|set| status::value_of(set.to_bytes(), b"PATH").is_some());
         let mut arena = Arena { rest: sys::map_memory(count * size_of::<*const u8>())? };
         Ok(Payload {
             argv: arena.pointers(args),
             envp: arena.pointers(environment),
-            name: if interactive { c"/bin/sh" } else { spec.args().next().unwrap_or(c"") },
+            name,
             path,
             directory: if interactive { home.unwrap_or(c"/") } else { c"/" },
+            interactive,
+            alone: !path_is_given && applets::runs_alone(name.to_bytes()),
         })
     }
 
     /// The command as it was given.
     pub fn name(&self) -> &'static CStr {
         self.name
+    }
+
+    /// Whether it is the shell that nobody named.
+    pub fn is_interactive(&self) -> bool {
+        self.interactive
+    }
+
+    /// Whether it is an applet that starts no other program.
+    pub fn runs_alone(&self) -> bool {
+        self.alone
     }
 
     /// Starts it in a session of its own, with `terminal` as its controlling terminal if given:
@@ -119,6 +132,10 @@ extern "C" fn run_launch(launch: usize) -> ! {
 /// Executes the payload as execvp(3) would; returns only the error.
 fn execute(payload: &Payload) -> i32 {
     let name = payload.name.to_bytes();
+    if payload.alone {
+        // Returns where there is no busybox; then it is searched for like any other.
+        execute_file(payload, applets::BUSYBOX);
+    }
     if name.contains(&b'/') {
         return execute_file(payload, payload.name);
     }
@@ -128,8 +145,8 @@ fn execute(payload: &Payload) -> i32 {
     }
     for directory in payload.path.split(|&byte| byte == b':') {
         let mut buffer = [0; 4096];
-        let file = status::candidate(&mut buffer, directory, name)
-            .and_then(|file| CStr::from_bytes_with_nul(file).ok());
+        let file =
+            status::candidate(&mut buffer, directory, name).and_then(|file| CStr::from_bytes_with_nul(file).ok());
         // Asking first is far cheaper than an execve that fails.
         let Some(file) = file.filter(|file| sys::exists(file)) else { continue };
         let error = execute_file(payload, file);

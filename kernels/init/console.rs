@@ -2,8 +2,8 @@
 //! detect falls when the input on the host has ended, ring indicator when its window was resized.
 
 use crate::spec::{Spec, Stdio};
-use crate::{ports, sys, task};
-use core::sync::atomic::{AtomicI32, Ordering};
+use crate::{applets, ports, sys, task};
+use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 const TCGETS: u32 = 0x5401;
 const TCSETS: u32 = 0x5402;
@@ -51,6 +51,8 @@ const VMIN: usize = 6;
 static LINE: AtomicI32 = AtomicI32::new(-1);
 /// Where that thread reports that a modem line moved, or -1.
 static REPORT: AtomicI32 = AtomicI32::new(-1);
+/// Whether that thread first gives the applets their names.
+static LINK_APPLETS: AtomicBool = AtomicBool::new(false);
 
 /// Opens the serial line (or, where there is none, whatever the kernel's console is) and sets it
 /// up for what the host has at its other end.
@@ -161,9 +163,11 @@ pub fn drain() {
     let _ = unsafe { sys::ioctl(LINE.load(Ordering::Relaxed), TCSBRK, 1) };
 }
 
-/// Starts following the modem lines in a thread of its own. When one has moved, a byte is written
-/// to `report` (or nothing, with `None`).
-pub fn watch(report: Option<i32>) {
+/// Starts following the modem lines in a thread of its own. With `report`, a byte is written there
+/// when one has moved; without, the line is a terminal and its window's size is kept. With
+/// `link_applets`, the thread gives the applets their names first, beside what has been started.
+pub fn watch(report: Option<i32>, link_applets: bool) {
+    LINK_APPLETS.store(link_applets, Ordering::Relaxed);
     REPORT.store(report.unwrap_or(-1), Ordering::Relaxed);
     task::watcher(follow_modem_lines);
 }
@@ -171,6 +175,10 @@ pub fn watch(report: Option<i32>) {
 extern "C" fn follow_modem_lines(_: usize) -> ! {
     let line = LINE.load(Ordering::Relaxed);
     let report = REPORT.load(Ordering::Relaxed);
+    if LINK_APPLETS.load(Ordering::Relaxed) {
+        sys::yield_to_others();
+        applets::link_all();
+    }
     loop {
         if report == -1 {
             if let Some((rows, cols)) = ports::window_size() {

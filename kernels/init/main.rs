@@ -14,6 +14,7 @@
 #![no_std]
 #![no_main]
 
+mod applets;
 mod child;
 mod console;
 mod intrinsics;
@@ -131,13 +132,18 @@ fn run(spec: &Spec<'static>, line: i32) -> Result<Ending, Failure> {
         None => (line, line, Some(line)),
         Some(pump) => (pump.payload_ends().0, pump.payload_ends().1, None),
     };
+    // Beside an interactive shell, which can do without: nobody types that fast.
+    let beside = payload.is_interactive() && spec.stdio == Stdio::Tty;
+    if !beside && !payload.runs_alone() {
+        applets::link_all();
+    }
     ports::ring(ports::Phase::Payload);
     let pid = payload.start(stdin, stdout, terminal).map_err(|errno| {
         let (status, why) = status::from_exec_error(errno);
         Failure { status, what: payload.name().to_bytes(), why: why.as_bytes() }
     })?;
     match &mut pump {
-        None => console::watch(None),
+        None => console::watch(None, beside),
         Some(pump) => pump.payload_started(),
     }
     Ok(supervise::until_end(pid, pump.as_mut()))

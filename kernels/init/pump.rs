@@ -121,7 +121,7 @@ impl Pump {
         sys::close(self.payload_ends.1);
         self.move_input();
         if self.input_open {
-            console::watch(Some(self.report.1));
+            console::watch(Some(self.report.1), false);
         }
     }
 
@@ -133,10 +133,7 @@ impl Pump {
             if self.input_open { self.input.wanted() } else { unused },
             PollFd { fd: self.report.0, events: sys::POLLIN, revents: 0 },
         ];
-        let mut look = sys::TimeSpec {
-            seconds: 0,
-            nanoseconds: (self.look * 1_000_000) as i64,
-        };
+        let mut look = sys::TimeSpec { seconds: 0, nanoseconds: (self.look * 1_000_000) as i64 };
         let looking = self.input_open && self.input.is_empty();
         let ready = sys::ppoll(&mut fds, looking.then_some(&mut look));
         if ready == Ok(0) {

@@ -156,10 +156,9 @@ fn number(digits: &[u8]) -> Result<u16, SpecError> {
         return Err(SpecError::Number);
     }
     digits.iter().try_fold(0u16, |sum, &digit| match digit {
-        b'0'..=b'9' => sum
-            .checked_mul(10)
-            .and_then(|sum| sum.checked_add(u16::from(digit - b'0')))
-            .ok_or(SpecError::Number),
+        b'0'..=b'9' => {
+            sum.checked_mul(10).and_then(|sum| sum.checked_add(u16::from(digit - b'0'))).ok_or(SpecError::Number)
+        }
         _ => Err(SpecError::Number),
     })
 }

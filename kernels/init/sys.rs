@@ -216,6 +216,10 @@ pub fn mkdir(path: &CStr, mode: usize) -> Result<usize, i32> {
     call!(83, path.as_ptr(), mode)
 }
 
+pub fn link(existing: &CStr, path: &CStr) -> Result<usize, i32> {
+    call!(86, existing.as_ptr(), path.as_ptr())
+}
+
 pub fn symlink(target: &CStr, path: &CStr) -> Result<usize, i32> {
     call!(88, target.as_ptr(), path.as_ptr())
 }
@@ -226,8 +230,26 @@ pub fn set_console_loglevel(level: u8) {
     let _ = call!(103, SYSLOG_ACTION_CONSOLE_LEVEL, 0usize, level);
 }
 
+/// Sets the mode bits that new files do not get; those that were set before.
+pub fn umask(mask: usize) -> usize {
+    call!(95, mask).unwrap_or(0)
+}
+
 pub fn setsid() {
     let _ = call!(112);
+}
+
+/// `f_type` of the file system that holds `path`.
+pub fn file_system_type(path: &CStr) -> Result<u64, i32> {
+    let mut statfs = [0u64; 15];
+    call!(137, path.as_ptr(), statfs.as_mut_ptr())?;
+    Ok(statfs[0])
+}
+
+/// Gives the calling thread the lowest share of the processor.
+pub fn yield_to_others() {
+    const PRIO_PROCESS: usize = 0;
+    let _ = call!(141, PRIO_PROCESS, 0usize, 19usize);
 }
 
 pub fn sync() {

@@ -30,12 +30,8 @@ pub fn borrowing(entry: extern "C" fn(usize) -> !, argument: usize) -> Result<i3
 /// Starts the one thread that runs `entry(0)` beside the rest for good.
 pub fn watcher(entry: extern "C" fn(usize) -> !) {
     static mut STACK: Stack = Stack([MaybeUninit::uninit(); STACK_SIZE]);
-    let flags = sys::CLONE_VM
-        | sys::CLONE_FS
-        | sys::CLONE_FILES
-        | sys::CLONE_SIGHAND
-        | sys::CLONE_THREAD
-        | sys::CLONE_SYSVSEM;
+    let flags =
+        sys::CLONE_VM | sys::CLONE_FS | sys::CLONE_FILES | sys::CLONE_SIGHAND | sys::CLONE_THREAD | sys::CLONE_SYSVSEM;
     // SAFETY: called once, so the static stack belongs to this thread alone; `entry` shares only
     // atomics with the others.
     let _ = unsafe { sys::clone_on(flags, (*(&raw mut STACK)).top(), entry, 0) };
