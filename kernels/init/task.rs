@@ -10,10 +10,9 @@ const STACK_SIZE: usize = 12 << 10;
 #[repr(C, align(16))]
 struct Stack([MaybeUninit<u8>; STACK_SIZE]);
 
-impl Stack {
-    fn top(&mut self) -> usize {
-        (&raw mut *self) as usize + STACK_SIZE
-    }
+/// The address a stack grows down from.
+fn top(stack: *mut Stack) -> usize {
+    stack as usize + STACK_SIZE
 }
 
 /// Runs `entry(argument)` as a child process in this process's memory, and returns its number
@@ -24,7 +23,7 @@ pub fn borrowing(entry: extern "C" fn(usize) -> !, argument: usize) -> Result<i3
     let flags = sys::CLONE_VM | sys::CLONE_VFORK | sys::SIGCHLD as usize;
     // SAFETY: the stack is new, lives until this function returns, and with CLONE_VFORK that is
     // not before the child is done with it.
-    unsafe { sys::clone_on(flags, stack.top(), entry, argument) }
+    unsafe { sys::clone_on(flags, top(&raw mut stack), entry, argument) }
 }
 
 /// Starts the one thread that runs `entry(0)` beside the rest for good.
@@ -34,5 +33,5 @@ pub fn watcher(entry: extern "C" fn(usize) -> !) {
         sys::CLONE_VM | sys::CLONE_FS | sys::CLONE_FILES | sys::CLONE_SIGHAND | sys::CLONE_THREAD | sys::CLONE_SYSVSEM;
     // SAFETY: called once, so the static stack belongs to this thread alone; `entry` shares only
     // atomics with the others.
-    let _ = unsafe { sys::clone_on(flags, (*(&raw mut STACK)).top(), entry, 0) };
+    let _ = unsafe { sys::clone_on(flags, top(&raw mut STACK), entry, 0) };
 }
