@@ -2,13 +2,20 @@
 
 pub mod check;
 pub mod docs;
+pub mod run;
 mod table;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::machine;
+
 /// Run a Linux kernel in a micro virtual machine: exactly the vCPUs and the RAM you ask for
 #[derive(Debug, Parser)]
 #[command(name = "ringfence", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit status of run: the guest's own; 124 --timeout passed, 125 ringfence failed, 126 the command cannot be \
+    executed, 127 it was not found, 128+n it was ended by signal n."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -16,19 +23,45 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(Box<run::RunArgs>),
     Check(check::CheckArgs),
     #[command(hide = true)]
     Docs(docs::DocsArgs),
 }
 
+/// ringfence failed, or was misused: the container convention, so that it is told apart from the guest's own status.
+const EXIT_FAILED: i32 = 125;
+
 /// Runs the command line and returns the process's exit status.
 pub fn main() -> i32 {
-    let result = match Cli::parse().command {
+    let start = machine::now_ns();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing fails only when nobody reads it.
+            let _ = error.print();
+            return if error.use_stderr() { EXIT_FAILED } else { 0 };
+        }
+    };
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args, start),
         Command::Check(args) => check::run(&args),
         Command::Docs(args) => docs::run(&args, Cli::command()),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("ringfence: {error:#}");
-        125
+        eprintln!("ringfence: {}", causes(&error));
+        EXIT_FAILED
     })
+}
+
+/// An error and its causes on one line, leaving out a cause that its effect already quotes.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }

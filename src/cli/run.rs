@@ -1,0 +1,209 @@
+//! `ringfence run`: boot a guest and be its console.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use kvm_ioctls::{Cap, Kvm};
+
+use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, KernelFile, MachineConfig};
+use crate::console::Console;
+use crate::host::{self, Flavour};
+use crate::machine::{Limits, Machine, Outcome, Phase, Report};
+use crate::units::ByteSize;
+
+/// Boot a guest: a Linux kernel on exactly the vCPUs and RAM asked for, with its serial console here.
+///
+/// With no COMMAND the guest's shell runs. With one, it runs in the guest with just those arguments, its output comes
+/// out here, and its status becomes ringfence's.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+    /// Guest RAM in bytes, or with K, M, G or T (powers of 1024)
+    #[arg(short, long, value_name = "SIZE", default_value = "256M")]
+    memory: ByteSize,
+    /// Kernel: an ELF vmlinux or a bzImage [default: the guest that comes with ringfence]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk, or "none" [default: busybox and ringfence's own init]
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Text added to the default kernel command line
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// Kernel command line in place of the default one
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "cmdline")]
+    cmdline_only: Option<String>,
+    /// Where the serial console goes: stdio, file:PATH, pty[:LINK], unix:PATH or none
+    #[arg(long, value_name = "WHERE", default_value = "stdio")]
+    console: ConsoleSpec,
+    /// The guest's name, also its hostname
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// End the machine after this many seconds, with status 124
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Write phases and exit counts as JSON to FILE, or to standard output with "-"
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Interrupt controllers: split (I/O APIC in ringfence) or kernel (all in KVM, with PIC and PIT)
+    #[arg(long, value_name = "WHICH", default_value = "split")]
+    irqchip: IrqChip,
+    /// Kernel entry: auto, pvh or linux64
+    #[arg(long, value_name = "WHICH", default_value = "auto")]
+    entry: BootEntry,
+    /// Tell what is done on standard error; registers too when the guest dies
+    #[arg(short, long)]
+    verbose: bool,
+    /// Command to run in the guest, with its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// The default kernel command line: messages and console on the serial port, a reset where the monitor sees it, at once
+/// after a panic.
+const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
+/// What a kernel needs to be told where its ring 0 is emulated: the emulator lacks the instructions behind these features.
+const CMDLINE_PAGE_TABLE: &str = "noxsave nofsgsbase clearcpuid=popcnt,smap,smep";
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("\"{text}\" is not a positive number of seconds, such as 30 or 0.5");
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(seconds).ok().filter(|d| !d.is_zero()).ok_or_else(wrong)
+}
+
+/// Boots the guest and returns the process's exit status.
+pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
+    let mut report = Report::default();
+    report.phases.push((Phase::Start, start_ns));
+    let flavour = host::flavour();
+    let config = configure(args, flavour)?;
+    config.check()?;
+    check_memory(config.memory)?;
+    report.reach(Phase::Configured);
+    let kvm = host::kvm::open()?;
+    check_cpus(config.cpus, &kvm)?;
+    let console = Console::open(&args.console)?;
+    let machine = Machine::build(&config, &kvm, flavour, console, report)?;
+    for warning in machine.warnings() {
+        eprintln!("ringfence: warning: {warning}");
+    }
+    if args.verbose {
+        tell(&machine, &config, flavour);
+    }
+    let limits = Limits { timeout: args.timeout };
+    let (outcome, mut report) = machine.run(&limits, &mut |line| eprintln!("ringfence: {line}"))?;
+    report.reach(Phase::Done);
+    if let Some(path) = &args.report {
+        write_report(&report, path)?;
+    }
+    Ok(conclude(&outcome, args))
+}
+
+fn configure(args: &RunArgs, flavour: Flavour) -> anyhow::Result<MachineConfig> {
+    let path = args.kernel.clone().context("no default kernel yet: give one with --kernel")?;
+    Ok(MachineConfig {
+        cpus: args.cpus,
+        memory: args.memory,
+        kernel: KernelFile { path, immutable: false },
+        initrd: args.initrd.clone().filter(|p| p.as_os_str() != "none"),
+        initrd_immutable: false,
+        initrd_overlay: Vec::new(),
+        cmdline: cmdline(args, flavour),
+        irqchip: args.irqchip,
+        entry: args.entry,
+        cache: Some(PathBuf::from("/tmp/ringfence-cache")),
+    })
+}
+
+fn cmdline(args: &RunArgs, flavour: Flavour) -> String {
+    if let Some(line) = &args.cmdline_only {
+        return line.clone();
+    }
+    let needed = if flavour == Flavour::PageTable { CMDLINE_PAGE_TABLE } else { "" };
+    let parts = [CMDLINE, needed, args.cmdline.as_deref().unwrap_or("")];
+    parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Refuses more RAM than the host has free, before anything is made.
+fn check_memory(asked: ByteSize) -> anyhow::Result<()> {
+    let info = rustix::system::sysinfo();
+    if asked.as_u64() <= info.freeram as u64 * u64::from(info.mem_unit) {
+        return Ok(());
+    }
+    let (total, available) = host::ram::amounts(&host::Root::default());
+    if asked.as_u64() <= available {
+        return Ok(());
+    }
+    let (available, total) = (ByteSize::bytes(available), ByteSize::bytes(total));
+    Err(ConfigError::MoreThanFree { asked, available, total }.into())
+}
+
+/// Refuses more vCPUs than KVM takes, and warns of more than the host has CPUs for.
+fn check_cpus(asked: u32, kvm: &Kvm) -> anyhow::Result<()> {
+    if asked <= 1 {
+        return Ok(());
+    }
+    let max = kvm.check_extension_int(Cap::MaxVcpus).max(1) as u32;
+    if asked > max {
+        return Err(ConfigError::TooManyCpus { asked, max }.into());
+    }
+    let cpus = std::thread::available_parallelism().map_or(u32::MAX, |n| n.get() as u32);
+    if asked > cpus {
+        eprintln!(
+            "ringfence: warning: {asked} vCPUs share the {cpus} CPUs this process may use, so they will wait for each other"
+        );
+    }
+    Ok(())
+}
+
+fn tell(machine: &Machine, config: &MachineConfig, flavour: Flavour) {
+    eprintln!("ringfence: KVM: {flavour}");
+    eprintln!(
+        "ringfence: machine: {} vCPU, {} of RAM, {:?} interrupt controllers",
+        config.cpus,
+        config.memory,
+        machine.irqchip()
+    );
+    eprintln!("ringfence: kernel: {}: {}", config.kernel.path.display(), machine.format());
+    eprintln!("ringfence: command line: {}", config.cmdline);
+}
+
+fn write_report(report: &Report, path: &std::path::Path) -> anyhow::Result<()> {
+    let json = serde_json::to_string_pretty(report)? + "\n";
+    if path.as_os_str() == "-" {
+        print!("{json}");
+        return Ok(());
+    }
+    std::fs::write(path, json).with_context(|| format!("cannot write the report to {}", path.display()))
+}
+
+/// Says how the machine ended where that is no success, and gives the exit status.
+fn conclude(outcome: &Outcome, args: &RunArgs) -> i32 {
+    match outcome {
+        Outcome::Exited(status) => (*status & 0xff) as i32,
+        Outcome::PoweredOff | Outcome::Reset if !args.command.is_empty() => {
+            eprintln!("ringfence: the guest went down before the command had ended");
+            super::EXIT_FAILED
+        }
+        Outcome::PoweredOff | Outcome::Reset | Outcome::Quit => 0,
+        Outcome::TripleFault(diagnosis) | Outcome::KvmGaveUp(diagnosis) => {
+            eprintln!("ringfence: {diagnosis}");
+            match diagnosis.registers() {
+                Some(registers) if args.verbose => eprint!("{registers}"),
+                Some(_) => eprintln!("  (-v shows the registers)"),
+                None => {}
+            }
+            super::EXIT_FAILED
+        }
+        Outcome::Signalled(signal) => 128 + signal,
+        Outcome::TimedOut => {
+            eprintln!("ringfence: the time limit passed");
+            124
+        }
+    }
+}

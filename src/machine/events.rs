@@ -1,0 +1,126 @@
+//! The event loop: console input, signals and the time limit, until the power is off.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::build::{Devices, MachineError};
+use super::outcome::Outcome;
+use super::power::Power;
+use super::signals::Signals;
+use crate::console::{Console, Request};
+
+/// What ends a machine from outside.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Longest life, counted from when the guest starts.
+    pub timeout: Option<Duration>,
+}
+
+/// Serves the machine until it has ended.
+pub(super) fn serve(
+    console: &mut Console,
+    devices: &Devices,
+    power: &Power,
+    signals: &Signals,
+    limits: &Limits,
+    notice: &mut dyn FnMut(&str),
+) -> Result<(), MachineError> {
+    let deadline = limits.timeout.and_then(|t| Instant::now().checked_add(t));
+    let mut carrier = true;
+    set_window_size(console, devices, false);
+    loop {
+        console.take_notices().iter().for_each(|line| notice(line));
+        wait(console, devices, power, signals, deadline)?;
+        if power.outcome().is_some() {
+            return Ok(());
+        }
+        if deadline.is_some_and(|d| Instant::now() >= d) {
+            power.end(Outcome::TimedOut);
+            return Ok(());
+        }
+        while let Some(signal) = signals.next() {
+            on_signal(signal, console, devices, power)?;
+        }
+        devices.input_wanted.clear();
+        let Some(input) = console.input() else { continue };
+        input.read_ready();
+        while let Some(request) = input.take_request() {
+            match request {
+                Request::Quit => power.end(Outcome::Quit),
+                Request::Break => devices.serial.send_break(),
+            }
+        }
+        input.offer(|bytes| devices.serial.receive(bytes));
+        if carrier && input.ended() && devices.serial.is_drained() {
+            // The guest sees the end of input as a modem losing its carrier.
+            carrier = false;
+            devices.serial.set_carrier(false);
+        }
+    }
+}
+
+/// Sleeps until something is to be done.
+fn wait(
+    console: &mut Console,
+    devices: &Devices,
+    power: &Power,
+    signals: &Signals,
+    deadline: Option<Instant>,
+) -> Result<(), MachineError> {
+    let mut fds = vec![
+        PollFd::new(power.wake(), PollFlags::IN),
+        PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+        PollFd::new(&*devices.input_wanted, PollFlags::IN),
+    ];
+    let mut timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+    if let Some(input) = console.input() {
+        input.interests(|interest| {
+            fds.push(PollFd::from_borrowed_fd(interest.fd, PollFlags::from_bits_retain(interest.events as u16)));
+        });
+        timeout = [timeout, input.look_again()].into_iter().flatten().min();
+    }
+    let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
+    match poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(MachineError::Host { attempted: "wait for events", source: error.into() }),
+    }
+}
+
+fn on_signal(signal: i32, console: &mut Console, devices: &Devices, power: &Power) -> Result<(), MachineError> {
+    match signal {
+        libc::SIGWINCH => set_window_size(console, devices, true),
+        libc::SIGCONT => console.continued()?,
+        signal => power.end(Outcome::Signalled(signal)),
+    }
+    Ok(())
+}
+
+/// Tells the guest its terminal's size; `changed` also rings the line, which our init answers by reading it.
+fn set_window_size(console: &Console, devices: &Devices, changed: bool) {
+    if let Some(size) = console.window_size() {
+        devices.window_size.set(size.columns, size.rows);
+        if changed {
+            devices.serial.ring();
+        }
+    }
+}
+
+/// Writes out what the guest printed. A second signal gives up on a reader that does not read.
+pub(super) fn flush(console: &mut Console, signals: &Signals, limit: Option<Duration>) {
+    let deadline = limit.map(|l| Instant::now() + l);
+    let output = console.output();
+    let slice = Duration::from_millis(50);
+    loop {
+        let now = Instant::now();
+        let until = deadline.map_or(now + slice, |d| d.min(now + slice));
+        if output.flush(Some(until)) || deadline.is_some_and(|d| Instant::now() >= d) {
+            return;
+        }
+        let ends = |s: i32| !matches!(s, libc::SIGWINCH | libc::SIGCONT);
+        if std::iter::from_fn(|| signals.next()).any(ends) {
+            return;
+        }
+    }
+}

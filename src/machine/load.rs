@@ -1,0 +1,140 @@
+//! Filling guest RAM: the kernel's segments, the initrd, the tables a kernel is handed.
+
+use crate::boot::image::{self, Container, EntryPoint, Kernel};
+use crate::boot::initrd::{Initrd, InitrdError};
+use crate::boot::zero_page::ZeroPage;
+use crate::boot::{cmdline, e820, mptable, pvh};
+use crate::config::{BootEntry, MachineConfig};
+use crate::cpu::{paging, regs};
+use crate::layout;
+use crate::memory::{self, GuestRam, MemoryError};
+
+use super::vm::Start;
+
+/// Why guest RAM could not be filled.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel's image.
+    #[error(transparent)]
+    Image(#[from] image::ImageError),
+    /// The initrd.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
+    /// The command line.
+    #[error(transparent)]
+    Cmdline(#[from] cmdline::CmdlineError),
+    /// Guest RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+/// RAM that is ready to be run, and what was found on the way.
+pub(super) struct Loaded {
+    pub(super) ram: GuestRam,
+    pub(super) start: Start,
+    /// What the kernel was recognised as.
+    pub(super) format: String,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Maps RAM and puts everything in it that the kernel needs at its entry.
+pub(super) fn load(config: &MachineConfig) -> Result<Loaded, LoadError> {
+    let ranges = memory::ranges(config.memory);
+    let map = e820::map(&ranges);
+    let entry = match config.entry {
+        BootEntry::Auto => image::EntryPreference::Auto,
+        BootEntry::Pvh => image::EntryPreference::Pvh,
+        BootEntry::Linux64 => image::EntryPreference::Linux64,
+    };
+    let usable = map.iter().filter(|e| e.kind == e820::Kind::Usable).map(|e| e.range.clone()).collect();
+    let mut options = image::OpenOptions::new(usable);
+    options.cache = config.cache.clone();
+    options.entry = entry;
+    let kernel = Kernel::open(&config.kernel.path, &options)?;
+    let ram = GuestRam::new(config.memory)?;
+    let kernel_end = place_kernel(&kernel, &ram, config.kernel.immutable)?;
+    let initrd = place_initrd(config, &kernel, &ram, ranges[0].clone(), kernel_end)?;
+    let rsdp = write_firmware_tables(config.cpus, &ram)?;
+    let line = cmdline::encode(&config.cmdline)?;
+    ram.write(layout::CMDLINE, &line)?;
+    let (mode, address) = match kernel.entry() {
+        EntryPoint::Pvh { address } => {
+            ram.write(layout::PVH_START_INFO, &pvh::build(&map, initrd, rsdp))?;
+            (regs::Mode::Protected, address)
+        }
+        EntryPoint::Linux64 { address } => {
+            let header = kernel.setup_header();
+            let page = ZeroPage { header, memory: &map, cmdline_len: line.len() - 1, initrd, rsdp };
+            ram.write(layout::ZERO_PAGE, &page.build())?;
+            ram.write(layout::BOOT_PML4, &paging::identity(kernel_end))?;
+            (regs::Mode::Long, address)
+        }
+    };
+    ram.write(layout::BOOT_GDT, &regs::gdt(mode))?;
+    Ok(Loaded {
+        ram,
+        start: Start { mode, entry: address },
+        format: kernel.format().to_string(),
+        warnings: kernel.warnings().to_vec(),
+    })
+}
+
+/// Puts the segments into RAM, which is fresh, so what lies behind a segment's file bytes is zero already.
+/// Returns the end of the highest one.
+fn place_kernel(kernel: &Kernel, ram: &GuestRam, immutable: bool) -> Result<u64, MemoryError> {
+    let mut end = 0;
+    for segment in kernel.segments() {
+        if segment.file_size > 0 {
+            if immutable || is_our_own(kernel) {
+                ram.map_file(segment.address, kernel.file(), segment.file_offset, segment.file_size)?;
+            } else {
+                ram.copy_file(segment.address, kernel.file(), segment.file_offset, segment.file_size)?;
+            }
+        }
+        end = end.max(segment.address + segment.mem_size);
+    }
+    Ok(end)
+}
+
+/// Whether the segments lie in a file that was unpacked here, which nobody changes in place.
+fn is_our_own(kernel: &Kernel) -> bool {
+    matches!(kernel.format().container, Container::CompressedElf(_) | Container::BzImage { .. })
+}
+
+/// Puts the initrd into RAM; returns its guest-physical start and length.
+fn place_initrd(
+    config: &MachineConfig,
+    kernel: &Kernel,
+    ram: &GuestRam,
+    low: std::ops::Range<u64>,
+    kernel_end: u64,
+) -> Result<Option<(u64, u64)>, LoadError> {
+    let initrd = Initrd::open(config.initrd.as_deref(), config.initrd_overlay.clone())?;
+    if initrd.is_empty() {
+        return Ok(None);
+    }
+    // A kernel from a bare ELF says no limit; 2 GiB - 1 is what every kernel since 2.6 takes.
+    let limit = kernel.setup_header().map_or(0x7fff_ffff, |h| u64::from(h.initrd_addr_max));
+    let start = initrd.place(&low, kernel_end, limit)?;
+    if let Some((file, len)) = initrd.file() {
+        if config.initrd_immutable {
+            ram.map_file(start, file, 0, len)?;
+        } else {
+            ram.copy_file(start, file, 0, len)?;
+        }
+    }
+    let (offset, overlay) = initrd.overlay();
+    if !overlay.is_empty() {
+        ram.write(start + offset, overlay)?;
+    }
+    Ok(Some((start, initrd.len())))
+}
+
+/// Writes the MP table (small kernels have no ACPI) and ACPI (Debian's kernels have no MP table); returns the RSDP's address.
+fn write_firmware_tables(cpus: u32, ram: &GuestRam) -> Result<Option<u64>, MemoryError> {
+    if let Some(table) = mptable::build(cpus) {
+        ram.write(layout::MP_FLOATING_POINTER, &table.pointer)?;
+        ram.write(layout::MP_TABLE, &table.table)?;
+    }
+    Ok(None)
+}

@@ -1,0 +1,104 @@
+//! What a run took: phases by the host's clock, and exits by reason.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// A point in the machine's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The monitor's `main` was entered.
+    Start,
+    /// The command line was read and found valid.
+    Configured,
+    /// KVM made the virtual machine, its interrupt controllers and vCPUs.
+    VmCreated,
+    /// Kernel, initrd and boot tables lie in guest RAM.
+    Loaded,
+    /// KVM knows the guest's RAM.
+    MemoryMapped,
+    /// vCPU 0 is about to enter KVM_RUN for the first time.
+    FirstRun,
+    /// The guest's init runs (it rang the boot timer with 1).
+    Userspace,
+    /// The guest's payload is about to be executed (boot timer 2).
+    Payload,
+    /// The machine has ended.
+    Ended,
+    /// Everything is given back; the process is about to exit.
+    Done,
+}
+
+/// Exits of all vCPUs by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ExitCounts {
+    /// Port reads.
+    pub port_in: u64,
+    /// Port writes.
+    pub port_out: u64,
+    /// Reads of emulated memory.
+    pub mmio_read: u64,
+    /// Writes to emulated memory.
+    pub mmio_write: u64,
+    /// Ends of level-triggered interrupts.
+    pub ioapic_eoi: u64,
+    /// Returns for a signal.
+    pub interrupted: u64,
+    /// Any other.
+    pub other: u64,
+}
+
+impl ExitCounts {
+    /// Adds another vCPU's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.port_in += other.port_in;
+        self.port_out += other.port_out;
+        self.mmio_read += other.mmio_read;
+        self.mmio_write += other.mmio_write;
+        self.ioapic_eoi += other.ioapic_eoi;
+        self.interrupted += other.interrupted;
+        self.other += other.other;
+    }
+
+    /// All exits.
+    pub fn total(&self) -> u64 {
+        self.port_in
+            + self.port_out
+            + self.mmio_read
+            + self.mmio_write
+            + self.ioapic_eoi
+            + self.interrupted
+            + self.other
+    }
+}
+
+/// What a run took.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// CLOCK_MONOTONIC, in nanoseconds, when each phase was reached, in that order.
+    pub phases: Vec<(Phase, u64)>,
+    /// Exits by reason.
+    pub exits: ExitCounts,
+    /// Time inside KVM's ioctls before the first KVM_RUN, in nanoseconds, on all threads.
+    pub kvm_setup_ns: u64,
+}
+
+impl Report {
+    /// Records that `phase` is reached now.
+    pub fn reach(&mut self, phase: Phase) {
+        self.phases.push((phase, now_ns()));
+    }
+
+    /// Time between two phases, when both were reached.
+    pub fn between(&self, from: Phase, to: Phase) -> Option<Duration> {
+        let at = |phase| self.phases.iter().find(|(p, _)| *p == phase).map(|(_, ns)| *ns);
+        at(to)?.checked_sub(at(from)?).map(Duration::from_nanos)
+    }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds: comparable between processes of one host.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,114 @@
+//! Signals: those that end the machine become events, and one kicks a vCPU out of KVM_RUN.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::VcpuFd;
+
+/// Signals the event loop reads.
+const EVENTS: [i32; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGWINCH, libc::SIGCONT, libc::SIGQUIT];
+
+thread_local! {
+    /// The shared page of the vCPU that this thread runs, null on other threads.
+    static RUN: Cell<*mut kvm_run> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Signals that arrive as readable data. They stay blocked in every thread that is started later.
+pub(super) struct Signals {
+    fd: OwnedFd,
+}
+
+impl Signals {
+    /// Blocks the signals in this thread and opens the descriptor.
+    pub(super) fn new() -> io::Result<Self> {
+        // SAFETY: the set is initialised by sigemptyset before use, and the descriptor is checked before it is owned.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut set);
+            for signal in EVENTS {
+                libc::sigaddset(&mut set, signal);
+            }
+            let error = libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut());
+            if error != 0 {
+                return Err(io::Error::from_raw_os_error(error));
+            }
+            // A write to a closed pipe is an error to be handled, not the end.
+            libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+            let fd = libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(Self { fd: OwnedFd::from_raw_fd(fd) })
+        }
+    }
+
+    /// The next signal that has arrived.
+    pub(super) fn next(&self) -> Option<i32> {
+        // SAFETY: signalfd_siginfo is plain old data, and read writes at most its size.
+        unsafe {
+            let mut info: libc::signalfd_siginfo = std::mem::zeroed();
+            let size = size_of::<libc::signalfd_siginfo>();
+            let read = libc::read(self.fd.as_raw_fd(), ptr::from_mut(&mut info).cast(), size);
+            (read == size as isize).then_some(info.ssi_signo as i32)
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The signal that kicks a vCPU thread.
+fn kick_signal() -> i32 {
+    libc::SIGRTMIN()
+}
+
+/// Sets immediate_exit, so that the next KVM_RUN returns at once even if the signal came just before it.
+extern "C" fn on_kick(_: i32) {
+    let run = RUN.get();
+    if !run.is_null() {
+        // SAFETY: non-null only while this thread's Kickable lives, and then it points to the vCPU's mapped page.
+        unsafe { (&raw mut (*run).immediate_exit).write_volatile(1) };
+    }
+}
+
+/// Installs the kick's handler for the process.
+pub(super) fn install_kick() -> io::Result<()> {
+    // SAFETY: the handler only touches a thread-local cell and a mapped page, both fit for a signal handler.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_kick as extern "C" fn(i32) as usize;
+        if libc::sigaction(kick_signal(), &action, ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// While it lives, kicks of this thread reach the vCPU.
+pub(super) struct Kickable;
+
+impl Kickable {
+    pub(super) fn new(vcpu: &mut VcpuFd) -> Self {
+        RUN.set(vcpu.get_kvm_run());
+        Self
+    }
+}
+
+impl Drop for Kickable {
+    fn drop(&mut self) {
+        RUN.set(ptr::null_mut());
+    }
+}
+
+/// Kicks a thread out of KVM_RUN.
+pub(super) fn kick<T>(thread: &std::thread::JoinHandle<T>) {
+    use std::os::unix::thread::JoinHandleExt;
+    // SAFETY: the handle has not been joined, so the thread id is valid.
+    unsafe { libc::pthread_kill(thread.as_pthread_t(), kick_signal()) };
+}

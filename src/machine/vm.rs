@@ -1,0 +1,161 @@
+//! KVM's side of a machine: the virtual machine, its interrupt controllers, its vCPUs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_enable_cap, kvm_pit_config,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+
+use crate::config::IrqChip;
+use crate::cpu::{self, Topology, cpuid::Template};
+use crate::host::Flavour;
+use crate::layout;
+use crate::memory::GuestRam;
+
+/// Why KVM did not make the machine.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// An ioctl failed.
+    #[error("{attempted}: KVM says: {source}")]
+    Ioctl {
+        /// What was attempted, on what.
+        attempted: String,
+        /// KVM's words.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// The CPUID table could not be made.
+    #[error(transparent)]
+    Cpuid(#[from] cpu::CpuidError),
+}
+
+/// Adds up the time spent inside KVM's ioctls, so that the monitor's own share of a start can be told.
+#[derive(Default)]
+pub(super) struct KvmTime(AtomicU64);
+
+impl KvmTime {
+    /// Runs one ioctl and names it if it fails.
+    fn ioctl<T>(
+        &self,
+        attempted: &'static str,
+        f: impl FnOnce() -> Result<T, kvm_ioctls::Error>,
+    ) -> Result<T, VmError> {
+        let start = Instant::now();
+        let result = f();
+        self.0.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        result.map_err(|source| VmError::Ioctl { attempted: attempted.to_owned(), source })
+    }
+
+    pub(super) fn ns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A KVM virtual machine with no RAM yet.
+pub(super) struct Vm {
+    pub(super) fd: Arc<VmFd>,
+    pub(super) irqchip: IrqChip,
+    pub(super) vcpus: Vec<VcpuFd>,
+    pub(super) flavour: Flavour,
+    pub(super) template: Arc<Template>,
+    pub(super) time: Arc<KvmTime>,
+}
+
+impl Vm {
+    /// Makes the machine, its interrupt controllers and `cpus` vCPUs.
+    pub(super) fn create(kvm: &Kvm, cpus: u32, wanted: IrqChip, flavour: Flavour) -> Result<Self, VmError> {
+        let time = Arc::new(KvmTime::default());
+        let fd = time.ioctl("KVM_CREATE_VM (make a virtual machine)", || kvm.create_vm())?;
+        let irqchip = create_irqchip(&fd, &time, wanted, flavour)?;
+        let mut vcpus = Vec::with_capacity(cpus as usize);
+        for id in 0..cpus {
+            let vcpu = time.ioctl("KVM_CREATE_VCPU", || fd.create_vcpu(u64::from(id)));
+            vcpus.push(vcpu.map_err(|e| e.on(&format!("vCPU {id} of {cpus}")))?);
+        }
+        let supported = time.ioctl("KVM_GET_SUPPORTED_CPUID", || kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
+        let tsc_khz = vcpus[0].get_tsc_khz().unwrap_or(0);
+        let template = Arc::new(Template::new(&supported, flavour, Topology { cpus }, tsc_khz));
+        Ok(Self { fd: Arc::new(fd), irqchip, vcpus, flavour, template, time })
+    }
+
+    /// Tells KVM of the guest's RAM. `ram` must live as long as the machine runs.
+    pub(super) fn map(&self, ram: &GuestRam) -> Result<(), VmError> {
+        for (slot, region) in ram.regions().enumerate() {
+            let region = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: region.start,
+                memory_size: region.len,
+                userspace_addr: region.host_address,
+            };
+            // SAFETY: the region is a mapping owned by `ram`, which outlives the vCPU threads (see Machine), so the guest
+            // reaches no other memory of this process.
+            let set = || unsafe { self.fd.set_user_memory_region(region) };
+            self.time.ioctl("KVM_SET_USER_MEMORY_REGION (give the guest its RAM)", set)?;
+        }
+        Ok(())
+    }
+}
+
+impl VmError {
+    fn on(self, what: &str) -> Self {
+        match self {
+            Self::Ioctl { attempted, source } => Self::Ioctl { attempted: format!("{attempted}, {what}"), source },
+            other => other,
+        }
+    }
+}
+
+/// Makes the interrupt controllers and says which they are: KVM without split irqchips gets its own ones.
+fn create_irqchip(fd: &VmFd, time: &KvmTime, wanted: IrqChip, flavour: Flavour) -> Result<IrqChip, VmError> {
+    if flavour == Flavour::Vmx {
+        // Intel's CPUs without "unrestricted guest" run real mode in virtual-8086 mode, with these pages.
+        time.ioctl("KVM_SET_IDENTITY_MAP_ADDR", || fd.set_identity_map_address(layout::KVM_IDENTITY_MAP))?;
+        time.ioctl("KVM_SET_TSS_ADDR", || fd.set_tss_address(layout::KVM_TSS as usize))?;
+    }
+    if wanted == IrqChip::Split {
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+        cap.args[0] = u64::from(layout::IOAPIC_PINS);
+        if time.ioctl("KVM_CAP_SPLIT_IRQCHIP", || fd.enable_cap(&cap)).is_ok() {
+            return Ok(IrqChip::Split);
+        }
+    }
+    time.ioctl("KVM_CREATE_IRQCHIP (local APICs, I/O APIC and PIC in KVM)", || fd.create_irq_chip())?;
+    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+    time.ioctl("KVM_CREATE_PIT2 (the timer in KVM)", || fd.create_pit2(pit))?;
+    Ok(IrqChip::Kernel)
+}
+
+/// How a vCPU starts: vCPU 0 at the kernel's entry, the others when the guest sends them INIT and SIPI.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    pub(super) mode: cpu::regs::Mode,
+    pub(super) entry: u64,
+}
+
+/// Brings vCPU `id` to the state a kernel expects. Called on the vCPU's own thread, so that vCPUs are prepared side by side.
+pub(super) fn prepare(
+    vcpu: &VcpuFd,
+    id: u32,
+    template: &Template,
+    start: Option<Start>,
+    time: &KvmTime,
+) -> Result<(), VmError> {
+    let cpuid = template.for_vcpu(id)?;
+    time.ioctl("KVM_SET_CPUID2", || vcpu.set_cpuid2(&cpuid))?;
+    let msrs = Msrs::from_entries(&cpu::msrs::entries()).expect("a handful of MSRs is within KVM's limit");
+    // A register that this KVM does not have is left out: the guest finds it as the hardware has it.
+    time.ioctl("KVM_SET_MSRS", || vcpu.set_msrs(&msrs))?;
+    let mut lapic = time.ioctl("KVM_GET_LAPIC", || vcpu.get_lapic())?;
+    cpu::lapic::set_local_interrupts(&mut lapic);
+    time.ioctl("KVM_SET_LAPIC", || vcpu.set_lapic(&lapic))?;
+    let Some(Start { mode, entry }) = start else { return Ok(()) };
+    let mut sregs = time.ioctl("KVM_GET_SREGS", || vcpu.get_sregs())?;
+    cpu::regs::system(mode, &mut sregs);
+    time.ioctl("KVM_SET_SREGS", || vcpu.set_sregs(&sregs))?;
+    time.ioctl("KVM_SET_REGS", || vcpu.set_regs(&cpu::regs::general(mode, entry)))
+}
