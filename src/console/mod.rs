@@ -261,3 +261,10 @@ fn create(path: &Path) -> Result<std::os::fd::OwnedFd, ConsoleError> {
     rustix::fs::fcntl_setfl(&fd, status - OFlags::NONBLOCK).map_err(failed)?;
     Ok(fd)
 }
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+#[path = "console_tests.rs"]
+mod tests;

@@ -148,3 +148,7 @@ impl Source for Pty {
         terminal::window_size(self.master.as_fd())
     }
 }
+
+#[cfg(test)]
+#[path = "pty_tests.rs"]
+mod tests;

@@ -157,3 +157,7 @@ impl Source for Keyboard {
         terminal::window_size(self.terminal.as_fd())
     }
 }
+
+#[cfg(test)]
+#[path = "stdin_tests.rs"]
+mod tests;

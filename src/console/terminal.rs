@@ -253,11 +253,13 @@ mod guards {
         super::restore();
         let Some(index) = FATAL.iter().position(|&s| s == signal) else { return };
         // SAFETY: all async-signal-safe; PREVIOUS was filled before this handler was installed. A fault happens again on
-        // return and meets the handler that was there before; a signal that was sent is sent once more.
+        // return and meets the handler that was there before (Rust's own tells of stack overflows). A signal that was sent,
+        // as abort() does, comes once more and ends the process.
         unsafe {
-            let previous = &(&(*PREVIOUS.0.get()))[index];
-            sigaction(signal, previous.as_ptr(), ptr::null_mut());
-            if (*info).si_code <= 0 {
+            if (*info).si_code > 0 {
+                sigaction(signal, (*PREVIOUS.0.get())[index].as_ptr(), ptr::null_mut());
+            } else {
+                libc::signal(signal, libc::SIG_DFL);
                 libc::raise(signal);
             }
         }
@@ -279,3 +281,7 @@ mod guards {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "terminal_tests.rs"]
+mod tests;

@@ -153,3 +153,7 @@ impl Source for Server {
         false
     }
 }
+
+#[cfg(test)]
+#[path = "unix_tests.rs"]
+mod tests;
