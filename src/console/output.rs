@@ -209,9 +209,11 @@ impl Output {
 
     /// What went through so far.
     pub fn statistics(&self) -> OutputStatistics {
+        // A push may have been under way when the reader was found gone: its byte stays in the ring for ever.
+        let stranded = if self.discarding.load(Ordering::SeqCst) { self.ring.len() as u64 } else { 0 };
         OutputStatistics {
             written: self.written.load(Ordering::Relaxed),
-            discarded: self.discarded.load(Ordering::Relaxed),
+            discarded: self.discarded.load(Ordering::Relaxed) + stranded,
             writes: self.writes.load(Ordering::Relaxed),
         }
     }
@@ -288,8 +290,8 @@ impl Output {
         let _ = self.fault.set(error);
         self.discarding.store(true, Ordering::SeqCst);
         let held = self.ring.len();
-        self.discarded.fetch_add(held as u64, Ordering::Relaxed);
         self.ring.advance(held);
+        self.discarded.fetch_add(held as u64, Ordering::Relaxed);
         self.announce();
     }
 }
