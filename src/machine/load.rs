@@ -3,7 +3,7 @@
 use crate::boot::image::{self, Container, EntryPoint, Kernel};
 use crate::boot::initrd::{Initrd, InitrdError};
 use crate::boot::zero_page::ZeroPage;
-use crate::boot::{cmdline, e820, mptable, pvh};
+use crate::boot::{acpi, cmdline, e820, mptable, pvh};
 use crate::config::{BootEntry, MachineConfig};
 use crate::cpu::{paging, regs};
 use crate::layout;
@@ -20,6 +20,9 @@ pub enum LoadError {
     /// The initrd.
     #[error(transparent)]
     Initrd(#[from] InitrdError),
+    /// The ACPI tables.
+    #[error(transparent)]
+    Acpi(#[from] acpi::AcpiError),
     /// The command line.
     #[error(transparent)]
     Cmdline(#[from] cmdline::CmdlineError),
@@ -59,12 +62,12 @@ pub(super) fn load(config: &MachineConfig) -> Result<Loaded, LoadError> {
     ram.write(layout::CMDLINE, &line)?;
     let (mode, address) = match kernel.entry() {
         EntryPoint::Pvh { address } => {
-            ram.write(layout::PVH_START_INFO, &pvh::build(&map, initrd, rsdp))?;
+            ram.write(layout::PVH_START_INFO, &pvh::build(&map, initrd, Some(rsdp)))?;
             (regs::Mode::Protected, address)
         }
         EntryPoint::Linux64 { address } => {
             let header = kernel.setup_header();
-            let page = ZeroPage { header, memory: &map, cmdline_len: line.len() - 1, initrd, rsdp };
+            let page = ZeroPage { header, memory: &map, cmdline_len: line.len() - 1, initrd, rsdp: Some(rsdp) };
             ram.write(layout::ZERO_PAGE, &page.build())?;
             ram.write(layout::BOOT_PML4, &paging::identity(kernel_end))?;
             (regs::Mode::Long, address)
@@ -131,10 +134,12 @@ fn place_initrd(
 }
 
 /// Writes the MP table (small kernels have no ACPI) and ACPI (Debian's kernels have no MP table); returns the RSDP's address.
-fn write_firmware_tables(cpus: u32, ram: &GuestRam) -> Result<Option<u64>, MemoryError> {
+fn write_firmware_tables(cpus: u32, ram: &GuestRam) -> Result<u64, LoadError> {
     if let Some(table) = mptable::build(cpus) {
         ram.write(layout::MP_FLOATING_POINTER, &table.pointer)?;
         ram.write(layout::MP_TABLE, &table.table)?;
     }
-    Ok(None)
+    let tables = acpi::build(cpus, layout::ACPI_TABLES)?;
+    ram.write(layout::ACPI_TABLES, &tables.bytes)?;
+    Ok(tables.rsdp)
 }

@@ -1,5 +1,7 @@
 //! `ringfence run`: boot a guest and be its console.
 
+mod guest;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use kvm_ioctls::{Cap, Kvm};
 
-use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, KernelFile, MachineConfig};
+use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig};
 use crate::console::Console;
 use crate::host::{self, Flavour};
 use crate::machine::{Limits, Machine, Outcome, Phase, Report};
@@ -64,12 +66,6 @@ pub struct RunArgs {
     command: Vec<OsString>,
 }
 
-/// The default kernel command line: messages and console on the serial port, a reset where the monitor sees it, at once
-/// after a panic.
-const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
-/// What a kernel needs to be told where its ring 0 is emulated: the emulator lacks the instructions behind these features.
-const CMDLINE_PAGE_TABLE: &str = "noxsave nofsgsbase clearcpuid=popcnt,smap,smep";
-
 fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is not a positive number of seconds, such as 30 or 0.5");
     let seconds: f64 = text.parse().map_err(|_| wrong())?;
@@ -81,13 +77,13 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
     let mut report = Report::default();
     report.phases.push((Phase::Start, start_ns));
     let flavour = host::flavour();
-    let config = configure(args, flavour)?;
+    let console = Console::open(&args.console)?;
+    let config = guest::configure(args, flavour, &console)?;
     config.check()?;
     check_memory(config.memory)?;
     report.reach(Phase::Configured);
     let kvm = host::kvm::open()?;
     check_cpus(config.cpus, &kvm)?;
-    let console = Console::open(&args.console)?;
     let machine = Machine::build(&config, &kvm, flavour, console, report)?;
     for warning in machine.warnings() {
         eprintln!("ringfence: warning: {warning}");
@@ -102,31 +98,6 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
         write_report(&report, path)?;
     }
     Ok(conclude(&outcome, args))
-}
-
-fn configure(args: &RunArgs, flavour: Flavour) -> anyhow::Result<MachineConfig> {
-    let path = args.kernel.clone().context("no default kernel yet: give one with --kernel")?;
-    Ok(MachineConfig {
-        cpus: args.cpus,
-        memory: args.memory,
-        kernel: KernelFile { path, immutable: false },
-        initrd: args.initrd.clone().filter(|p| p.as_os_str() != "none"),
-        initrd_immutable: false,
-        initrd_overlay: Vec::new(),
-        cmdline: cmdline(args, flavour),
-        irqchip: args.irqchip,
-        entry: args.entry,
-        cache: Some(PathBuf::from("/tmp/ringfence-cache")),
-    })
-}
-
-fn cmdline(args: &RunArgs, flavour: Flavour) -> String {
-    if let Some(line) = &args.cmdline_only {
-        return line.clone();
-    }
-    let needed = if flavour == Flavour::PageTable { CMDLINE_PAGE_TABLE } else { "" };
-    let parts = [CMDLINE, needed, args.cmdline.as_deref().unwrap_or("")];
-    parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// Refuses more RAM than the host has free, before anything is made.
