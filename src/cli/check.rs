@@ -3,7 +3,7 @@
 mod text;
 
 use super::table::Style;
-use crate::host::capabilities::Capabilities;
+use crate::host::capabilities::{Answer, Capabilities};
 use crate::host::cgroup::CgroupVersion;
 use crate::host::cpus::Cpus;
 use crate::host::limits::Limits;
@@ -30,7 +30,7 @@ const CANNOT_RUN: i32 = 1;
 /// version, container runtimes and other monitors. Each problem comes with its remedy.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit status: 0 `ringfence run` can work here, 1 it can't, 2 wrong arguments, 125 check itself failed."
+    after_help = "Exit status: 0 `ringfence run` can work here, 1 it can't, 125 check itself failed or the arguments are wrong."
 )]
 pub struct CheckArgs {
     /// Print JSON instead of a table
@@ -132,7 +132,7 @@ impl Report {
             schema: SCHEMA,
             ringfence: env!("CARGO_PKG_VERSION"),
             linux: root.read("/proc/sys/kernel/osrelease"),
-            can_run: problems.iter().all(|problem| problem.severity != Severity::Error),
+            can_run: can_run(&problems),
             problems,
             kvm,
             cpus,
@@ -147,8 +147,9 @@ impl Report {
 impl KvmReport {
     fn of(args: &CheckArgs, root: &Root, problems: &mut Vec<Problem>) -> Self {
         let flavour = flavour::flavour_in(root);
+        let device = std::path::absolute(&args.device).unwrap_or_else(|_| args.device.clone());
         let mut report = Self {
-            device: args.device.clone(),
+            device: device.clone(),
             flavour,
             module: flavour.module(),
             usable: false,
@@ -158,7 +159,7 @@ impl KvmReport {
             cmdline_added: flavour.emulates_ring_0().then_some(PAGE_TABLE_CMDLINE),
             capabilities: None,
         };
-        match kvm::open_at(&root.join(&args.device), root) {
+        match kvm::open_at(&device, root) {
             Ok(kvm) => report.ask(&kvm, problems),
             Err(error) => problems.push(open_problem(&error)),
         }
@@ -170,17 +171,25 @@ impl KvmReport {
         self.usable = true;
         self.api_version = Some(kvm::API_VERSION);
         let capabilities = Capabilities::of(kvm);
-        problems.extend(capabilities.missing().map(|answer| Problem {
-            severity: Severity::Error,
-            what: format!("this KVM lacks {}: {}", answer.name, answer.purpose),
-            remedy: "Use a newer kernel on the host.".to_owned(),
-        }));
+        problems.extend(capabilities.missing().map(missing_problem));
         self.capabilities = Some(capabilities);
         let start = Instant::now();
         match kvm::try_machine(kvm) {
             Ok(()) => self.machine_ms = Some((start.elapsed().as_secs_f64() * 1e5).round() / 1e2),
             Err(error) => problems.push(machine_problem(&error)),
         }
+    }
+}
+
+fn can_run(problems: &[Problem]) -> bool {
+    problems.iter().all(|problem| problem.severity != Severity::Error)
+}
+
+fn missing_problem(answer: &Answer) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        what: format!("this KVM lacks {}: {}", answer.name, answer.purpose),
+        remedy: "Use a newer kernel on the host.".to_owned(),
     }
 }
 
@@ -235,3 +244,6 @@ fn host_problems(cpus: &Cpus, memory: &Ram, problems: &mut Vec<Problem>) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

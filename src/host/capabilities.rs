@@ -178,7 +178,7 @@ impl Capabilities {
     }
 
     /// The same from any source of answers.
-    fn from_answers(mut ask: impl FnMut(u32) -> i32) -> Self {
+    pub(crate) fn from_answers(mut ask: impl FnMut(u32) -> i32) -> Self {
         let (max_vcpus, recommended_vcpus, max_vcpu_id) = vcpu_limits(&mut ask);
         let answers = CAPABILITIES.iter().map(|capability| Answer::new(capability, ask(capability.number))).collect();
         Self { max_vcpus, recommended_vcpus, max_vcpu_id, answers }

@@ -5,7 +5,7 @@ use super::cpus::cpuinfo_field;
 use kvm_ioctls::{Kvm, VmFd};
 use std::ffi::CString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// Where KVM is.
@@ -171,12 +171,12 @@ pub fn open() -> Result<Kvm, OpenError> {
     open_at(Path::new(DEVICE), &Root::default())
 }
 
-/// Opens KVM's device file at `path`; in case of an error the reason is looked for below `root`.
+/// Opens KVM's device file, `path` below `root`; in case of an error the reason is looked for there too.
 ///
 /// # Errors
 /// See [`open`].
 pub fn open_at(path: &Path, root: &Root) -> Result<Kvm, OpenError> {
-    let name = CString::new(path.as_os_str().as_bytes()).map_err(|e| OpenError::Other {
+    let name = CString::new(root.join(path).into_os_string().into_vec()).map_err(|e| OpenError::Other {
         path: path.to_owned(),
         source: io::Error::new(io::ErrorKind::InvalidInput, e),
     })?;
@@ -216,8 +216,8 @@ mod tests {
     use super::*;
 
     fn open_missing(files: &[(&str, &str)]) -> String {
-        let (dir, root) = fake::root(files);
-        open_at(&dir.path().join("dev/kvm"), &root).unwrap_err().to_string()
+        let (_dir, root) = fake::root(files);
+        open_at(Path::new(DEVICE), &root).unwrap_err().to_string()
     }
 
     /// Proves that a missing device is explained by what the host's files say, each with its own remedy.

@@ -52,7 +52,7 @@ fn kvm(kvm: &KvmReport) -> Section {
         None => section.row(Mark::Error, "device", format!("{}: not usable, see the problems", kvm.device.display())),
     };
     let mark = if kvm.flavour == Flavour::Unknown { Mark::Absent } else { Mark::Ok };
-    let module = kvm.module.map_or("no module of it is loaded".to_owned(), |module| format!("module {module}"));
+    let module = kvm.module.map_or("no vendor module of KVM is loaded".to_owned(), |module| format!("module {module}"));
     section.row(mark, "flavour", format!("{}, {module}", kvm.flavour));
     section.row(Mark::None, "guest kernels", kernels(kvm.flavour));
     if kvm.cmdline_added.is_some() {
@@ -120,11 +120,8 @@ fn host(report: &Report) -> Section {
     }
     let smt = if cpus.smt { "SMT on" } else { "no SMT" };
     let (sockets, cores) = (count(cpus.sockets, "socket"), count(cpus.cores, "core"));
-    section.row(
-        Mark::None,
-        "CPUs",
-        format!("{} online ({}): {sockets}, {cores}, {smt}", cpus.online.len(), cpus.online),
-    );
+    let online = format!("{} online ({}): {sockets}, {cores}, {smt}", cpus.online.len(), cpus.online);
+    section.row(Mark::None, "CPUs", if cpus.online.is_empty() { "not told".to_owned() } else { online });
     section.row(Mark::None, "isolated CPUs", list(&cpus.isolated));
     section.row(Mark::None, "tickless CPUs", list(&cpus.nohz_full));
     memory(&mut section, &report.memory);

@@ -1,0 +1,173 @@
+//! Everything the command line says, kept as pictures in tests/snapshots; a change of wording shows in review.
+//!
+//! To accept new wording: `INSTA_UPDATE=always cargo test --test cli`, then read the diff.
+
+use clap::CommandFactory;
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// Runs ringfence away from any terminal, so that widths and colours do not depend on who runs the tests.
+fn ringfence(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringfence"))
+        .args(args)
+        .env("COLUMNS", "80")
+        .env("PATH", "")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Status, stdout and stderr as one text, the version taken out.
+fn said(args: &[&str]) -> String {
+    let output = ringfence(args);
+    let mut text = format!("$ ringfence {}\n[status {}]\n", args.join(" "), output.status.code().unwrap());
+    for (name, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+        if !bytes.is_empty() {
+            text += &format!("[{name}]\n{}", String::from_utf8_lossy(bytes));
+        }
+    }
+    text.replace(env!("CARGO_PKG_VERSION"), "VERSION")
+}
+
+fn picture(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+/// Every subcommand's words, `[]` being ringfence itself; the hidden ones come too.
+fn subcommands() -> Vec<Vec<String>> {
+    fn collect(command: &clap::Command, words: Vec<String>, all: &mut Vec<Vec<String>>) {
+        for subcommand in command.get_subcommands() {
+            let words = [words.clone(), vec![subcommand.get_name().to_owned()]].concat();
+            collect(subcommand, words, all);
+        }
+        all.push(words);
+    }
+    let mut all = Vec::new();
+    collect(&ringfence::cli::Cli::command(), Vec::new(), &mut all);
+    all
+}
+
+/// Proves what every `--help` and `-h` says, that both are on stdout with status 0, and that they fit 80 columns.
+#[test]
+fn every_help_text() {
+    for words in subcommands() {
+        for flag in ["--help", "-h"] {
+            let args: Vec<&str> = words.iter().map(String::as_str).chain([flag]).collect();
+            let output = ringfence(&args);
+            assert_eq!(output.status.code(), Some(0), "{args:?}");
+            assert!(output.stderr.is_empty(), "{args:?}");
+            let text = said(&args);
+            for line in text.lines() {
+                assert!(line.chars().count() <= 80, "{args:?}: longer than 80 columns: {line}");
+            }
+            picture(&format!("help{}_{}", flag.replace("--", "_").replace('-', "_short_"), words.join("_")), &text);
+        }
+    }
+}
+
+/// Proves that the definition of the command line holds together, as clap checks it itself.
+#[test]
+fn the_definition_is_sound() {
+    ringfence::cli::Cli::command().debug_assert();
+}
+
+/// Proves what wrong arguments get: the reason on stderr, nothing on stdout, and status 125 for every subcommand.
+#[test]
+fn wrong_arguments() {
+    let cases: &[(&str, &[&str])] = &[
+        ("wrong_nothing", &[]),
+        ("wrong_subcommand", &["rum"]),
+        ("wrong_option", &["check", "--jsno"]),
+        ("wrong_missing_value", &["check", "--device"]),
+        ("wrong_extra", &["check", "extra"]),
+        ("wrong_shell", &["docs", "completions", "tcsh"]),
+    ];
+    for (name, args) in cases {
+        let output = ringfence(args);
+        assert_eq!(output.status.code(), Some(125), "{args:?}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+        picture(name, &said(args));
+    }
+}
+
+/// A host made of files, with no `/dev/kvm` a process could open.
+fn host(files: &[(&str, &str)]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for (path, content) in files {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    dir
+}
+
+/// Proves what `check` says, with status 1, where there is no KVM: the reason found, and its remedy.
+#[test]
+fn check_without_kvm() {
+    let meminfo = ("proc/meminfo", "MemTotal: 2097152 kB\nMemAvailable: 1048576 kB\n");
+    for (name, files) in [
+        ("check_empty_host", &[][..]),
+        ("check_no_module", &[meminfo, ("proc/cpuinfo", "processor : 0\nflags : fpu vmx\n")]),
+        ("check_nested_off", &[meminfo, ("proc/cpuinfo", "processor : 0\nflags : fpu hypervisor\n")]),
+        ("check_container", &[meminfo, (".dockerenv", "")]),
+        ("check_not_kvm", &[meminfo, ("dev/kvm", "not a device")]),
+    ] {
+        let dir = host(files);
+        let output = ringfence(&["check", "--root", dir.path().to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        assert!(output.stderr.is_empty(), "{name}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        picture(name, &text.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
+    }
+}
+
+/// Proves that the JSON report agrees with the exit status and with the table's verdict on this very host.
+#[test]
+fn check_agrees_with_itself() {
+    let output = ringfence(&["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let can_run = report["can_run"].as_bool().unwrap();
+    assert_eq!(output.status.code(), Some(if can_run { 0 } else { 1 }));
+    assert_eq!(report["schema"], 1);
+    let table = ringfence(&["check"]);
+    assert_eq!(table.status.code(), output.status.code());
+    let text = String::from_utf8(table.stdout).unwrap();
+    assert_eq!(text.contains("`ringfence run` can work here"), can_run, "{text}");
+    assert!(!text.contains('\x1b'), "no colours away from a terminal");
+}
+
+/// Proves that a report nobody reads is no failure, as in `ringfence check | head -1`.
+#[test]
+fn a_reader_may_leave() {
+    let script = format!("set -o pipefail; {} check | true", env!("CARGO_BIN_EXE_ringfence"));
+    let status = Command::new("bash").args(["-c", &script]).stderr(Stdio::piped()).output().unwrap();
+    assert!(matches!(status.status.code(), Some(0 | 1)), "{status:?}");
+    assert!(status.stderr.is_empty(), "{status:?}");
+}
+
+/// Proves that there is a man page for ringfence and each subcommand, and completions that name them all.
+#[test]
+fn man_pages_and_completions() {
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("new/man");
+    assert!(ringfence(&["docs", "man", folder.to_str().unwrap()]).status.success());
+    let shown = |words: &&Vec<String>| !words.iter().any(|word| word == "docs" || word == "help");
+    for words in subcommands().iter().filter(shown) {
+        let name = [&["ringfence".to_owned()], words.as_slice()].concat().join("-");
+        let page = fs::read_to_string(folder.join(format!("{name}.1"))).unwrap_or_else(|e| panic!("{name}.1: {e}"));
+        assert!(page.contains(".SH NAME"), "{name}");
+    }
+    assert!(!folder.join("ringfence-docs.1").exists(), "hidden subcommands have no page");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = ringfence(&["docs", "completions", shell]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        for words in subcommands().iter().filter(shown).filter(|words| !words.is_empty()) {
+            assert!(text.contains(words.last().unwrap()), "{shell}: {words:?}");
+        }
+    }
+}
