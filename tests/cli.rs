@@ -85,6 +85,17 @@ fn wrong_arguments() {
         ("wrong_missing_value", &["check", "--device"]),
         ("wrong_extra", &["check", "extra"]),
         ("wrong_shell", &["docs", "completions", "tcsh"]),
+        ("wrong_cpus_text", &["run", "--cpus", "two"]),
+        ("wrong_cpus_none", &["run", "--kernel", "k", "--cpus", "0"]),
+        ("wrong_memory_unit", &["run", "--memory", "1Q"]),
+        ("wrong_memory_pages", &["run", "--kernel", "k", "--memory", "4194305"]),
+        ("wrong_memory_little", &["run", "--kernel", "k", "--memory", "1M"]),
+        ("wrong_console", &["run", "--console", "printer"]),
+        ("wrong_timeout", &["run", "--timeout", "0"]),
+        ("wrong_irqchip", &["run", "--irqchip", "pic"]),
+        ("wrong_entry", &["run", "--entry", "bios"]),
+        ("wrong_two_cmdlines", &["run", "--cmdline", "a", "--cmdline-only", "b"]),
+        ("wrong_command_without_dashes", &["run", "uname"]),
     ];
     for (name, args) in cases {
         let output = ringfence(args);
@@ -160,7 +171,7 @@ fn man_pages_and_completions() {
     for words in subcommands().iter().filter(shown) {
         let name = [&["ringfence".to_owned()], words.as_slice()].concat().join("-");
         let page = fs::read_to_string(folder.join(format!("{name}.1"))).unwrap_or_else(|e| panic!("{name}.1: {e}"));
-        assert!(page.contains(".SH NAME"), "{name}");
+        assert!(page.contains(".SH NAME") && !page.contains(".SH EXTRA"), "{name}");
     }
     assert!(!folder.join("ringfence-docs.1").exists(), "hidden subcommands have no page");
     for shell in ["bash", "zsh", "fish"] {

@@ -61,5 +61,7 @@ fn page(command: Command, folder: &Path) -> anyhow::Result<()> {
     let path = folder.join(man.get_filename());
     let mut text = Vec::new();
     man.render(&mut text)?;
+    // clap_mangen's heading for what follows the options; man-pages(7) knows it as NOTES.
+    let text = String::from_utf8(text)?.replace(".SH EXTRA\n", ".SH NOTES\n");
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
