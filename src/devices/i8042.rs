@@ -97,3 +97,68 @@ impl Device for I8042 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::devices::Requests;
+
+    fn bench() -> (Arc<Requests>, I8042) {
+        let requests = Arc::new(Requests::default());
+        (requests.clone(), I8042::new(requests))
+    }
+
+    fn status(i8042: &I8042) -> u8 {
+        let mut data = [0];
+        i8042.read(4, &mut data);
+        data[0]
+    }
+
+    /// Proves that each way to pulse the reset line resets, and that other commands do not.
+    #[test]
+    fn resets() {
+        let (requests, i8042) = bench();
+        for command in 0..=0xff {
+            i8042.write(4, &[command]);
+            let resets = command >= 0xf0 && command % 2 == 0;
+            assert_eq!(!requests.take().is_empty(), resets, "command {command:#x}");
+        }
+        // The output port: bit 0 low is reset; 0xdf opens A20 as boot code does.
+        i8042.write(4, &[0xd1]);
+        i8042.write(0, &[0xdf]);
+        assert_eq!(requests.take(), []);
+        i8042.write(0, &[0xfe]);
+        assert_eq!(requests.take(), [], "only the byte after the command is the output port");
+        i8042.write(4, &[0xd1]);
+        assert!(i8042.state().expects_output_port);
+        let restored = I8042::from_state(i8042.state(), requests.clone());
+        restored.write(0, &[0xde]);
+        assert_eq!(requests.take(), [PowerRequest::Reset]);
+    }
+
+    /// Proves that a reset need not wait (input buffer free) and that a driver's flush gives up (output buffer always full).
+    #[test]
+    fn probing_ends() {
+        let (_, i8042) = bench();
+        for _ in 0..17 {
+            assert_eq!(status(&i8042) & 0b11, 0b01);
+            let mut data = [0];
+            i8042.read(0, &mut data);
+        }
+    }
+
+    proptest! {
+        /// Proves that accesses of any width at any of the ports are safe.
+        #[test]
+        fn any_use_is_safe(acts in proptest::collection::vec((0u64..5, proptest::collection::vec(any::<u8>(), 1..=8)), 1..50)) {
+            let (_, i8042) = bench();
+            for (offset, mut data) in acts {
+                i8042.write(offset, &data);
+                i8042.read(offset, &mut data);
+                prop_assert_eq!(status(&i8042), 0x05);
+            }
+        }
+    }
+}

@@ -26,3 +26,22 @@ pub use window_size::WindowSize;
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// A power switch that remembers what it was asked.
+#[cfg(test)]
+#[derive(Default)]
+struct Requests(Mutex<Vec<crate::bus::PowerRequest>>);
+
+#[cfg(test)]
+impl Requests {
+    fn take(&self) -> Vec<crate::bus::PowerRequest> {
+        std::mem::take(&mut lock(&self.0))
+    }
+}
+
+#[cfg(test)]
+impl crate::bus::PowerSwitch for Requests {
+    fn request(&self, what: crate::bus::PowerRequest) {
+        lock(&self.0).push(what);
+    }
+}

@@ -90,3 +90,55 @@ impl Device for AcpiPower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::devices::Requests;
+
+    fn bench() -> (Arc<Requests>, AcpiPower) {
+        let requests = Arc::new(Requests::default());
+        (requests.clone(), AcpiPower::new(requests))
+    }
+
+    /// Proves that only SLP_EN with the type of S5 powers off, and that SLP_TYP reads back while SLP_EN reads as zero.
+    #[test]
+    fn only_s5_powers_off() {
+        let (requests, power) = bench();
+        for control in 0..=0xff_u8 {
+            power.write(0, &[control]);
+            let expected = (control & 0x20 != 0 && control >> 2 & 7 == 5).then_some(PowerRequest::PowerOff);
+            assert_eq!(requests.take(), Vec::from_iter(expected), "control {control:#x}");
+            let mut data = [0xaa; 2];
+            power.read(0, &mut data);
+            assert_eq!(data, [control & 0x1c, 0]);
+            assert_eq!(AcpiPower::from_state(power.state(), requests.clone()).state(), power.state());
+        }
+    }
+
+    /// Proves that the reset register resets for its value and no other.
+    #[test]
+    fn only_the_reset_value_resets() {
+        let (requests, power) = bench();
+        for value in 0..=0xff {
+            power.write(2, &[value]);
+            let expected = (value == layout::ACPI_RESET_VALUE).then_some(PowerRequest::Reset);
+            assert_eq!(requests.take(), Vec::from_iter(expected), "value {value:#x}");
+        }
+    }
+
+    proptest! {
+        /// Proves that accesses of any width are safe and that the state keeps to three bits.
+        #[test]
+        fn any_use_is_safe(acts in proptest::collection::vec((0u64..3, proptest::collection::vec(any::<u8>(), 1..=8)), 1..50)) {
+            let (_, power) = bench();
+            for (offset, mut data) in acts {
+                power.write(offset, &data);
+                power.read(offset, &mut data);
+                prop_assert!(power.state().sleep_type < 8);
+            }
+        }
+    }
+}

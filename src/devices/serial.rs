@@ -50,7 +50,10 @@ impl SerialPort {
         events: Arc<dyn SerialEvents>,
     ) -> Self {
         let port = Self::with(Uart::from_state(state), line, sink, events);
-        port.settle(lock(&port.port));
+        let mut inner = lock(&port.port);
+        inner.level = inner.uart.interrupt();
+        port.line.set_level(inner.level);
+        drop(inner);
         port
     }
 
@@ -143,3 +146,6 @@ impl Device for SerialPort {
         self.settle(port);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,3 +31,27 @@ impl Device for WindowSize {
     /// Read-only.
     fn write(&self, _offset: u64, _data: &[u8]) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that the register reads as zero until it is set, by parts as well, and is read-only.
+    #[test]
+    fn reads_what_was_set() {
+        let register = WindowSize::new();
+        let mut data = [0xaa; 4];
+        register.read(0, &mut data);
+        assert_eq!(data, [0; 4]);
+        register.set(132, 50);
+        register.write(0, &[1, 2, 3, 4]);
+        register.read(0, &mut data);
+        assert_eq!(u32::from_le_bytes(data), 132 << 16 | 50);
+        let mut columns = [0; 2];
+        register.read(2, &mut columns);
+        assert_eq!(u16::from_le_bytes(columns), 132);
+        let mut past = [0; 8];
+        register.read(3, &mut past);
+        assert_eq!(past, [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+    }
+}
