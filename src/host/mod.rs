@@ -2,7 +2,7 @@
 //!
 //! Everything is read from files below a [`Root`], so that tests (and a look at another machine's saved files) can
 //! put a directory in place of `/`. Two of these lie on the path to a guest's first instruction and are kept cheap:
-//! [`flavour`] (at most three look-ups of a name in sysfs, once a process) and [`kvm::open`] (an `open` and one ioctl).
+//! [`flavour()`] (at most three look-ups of a name in sysfs, once a process) and [`kvm::open`] (an `open` and one ioctl).
 
 pub mod capabilities;
 pub mod cgroup;

@@ -40,7 +40,7 @@ pub struct RunArgs {
     /// Kernel command line in place of the default one
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "cmdline")]
     cmdline_only: Option<String>,
-    /// Where the serial console goes: stdio, file:PATH, pty[:LINK], unix:PATH or none
+    /// Where the serial console goes: stdio, file:PATH, pty, pty:LINK, unix:PATH or none
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: ConsoleSpec,
     /// The guest's name, also its hostname
