@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod docs;
+#[allow(unsafe_code)]
+mod process;
 pub mod run;
 mod table;
 
@@ -35,6 +37,7 @@ const EXIT_FAILED: i32 = 125;
 /// Runs the command line and returns the process's exit status.
 pub fn main() -> i32 {
     let start = machine::now_ns();
+    process::prepare();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

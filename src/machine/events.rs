@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::build::{Devices, MachineError};
+use super::attach::Devices;
+use super::build::MachineError;
 use super::outcome::Outcome;
 use super::power::Power;
 use super::signals::Signals;
@@ -108,7 +109,7 @@ fn set_window_size(console: &Console, devices: &Devices, changed: bool) {
 }
 
 /// Writes out what the guest printed. A second signal gives up on a reader that does not read.
-pub(super) fn flush(console: &mut Console, signals: &Signals, limit: Option<Duration>) {
+pub(super) fn flush(console: &Console, signals: &Signals, limit: Option<Duration>) {
     let deadline = limit.map(|l| Instant::now() + l);
     let output = console.output();
     let slice = Duration::from_millis(50);

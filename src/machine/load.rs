@@ -31,17 +31,17 @@ pub enum LoadError {
     Memory(#[from] MemoryError),
 }
 
-/// RAM that is ready to be run, and what was found on the way.
+/// Where the guest starts, and what was found on the way.
 pub(super) struct Loaded {
-    pub(super) ram: GuestRam,
     pub(super) start: Start,
     /// What the kernel was recognised as.
     pub(super) format: String,
     pub(super) warnings: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
-/// Maps RAM and puts everything in it that the kernel needs at its entry.
-pub(super) fn load(config: &MachineConfig) -> Result<Loaded, LoadError> {
+/// Puts everything into RAM that the kernel needs at its entry.
+pub(super) fn load(config: &MachineConfig, ram: &GuestRam) -> Result<Loaded, LoadError> {
     let ranges = memory::ranges(config.memory);
     let map = e820::map(&ranges);
     let entry = match config.entry {
@@ -54,10 +54,9 @@ pub(super) fn load(config: &MachineConfig) -> Result<Loaded, LoadError> {
     options.cache = config.cache.clone();
     options.entry = entry;
     let kernel = Kernel::open(&config.kernel.path, &options)?;
-    let ram = GuestRam::new(config.memory)?;
-    let kernel_end = place_kernel(&kernel, &ram, config.kernel.immutable)?;
-    let initrd = place_initrd(config, &kernel, &ram, ranges[0].clone(), kernel_end)?;
-    let rsdp = write_firmware_tables(config.cpus, &ram)?;
+    let kernel_end = place_kernel(&kernel, ram, config.kernel.immutable)?;
+    let initrd = place_initrd(config, &kernel, ram, ranges[0].clone(), kernel_end)?;
+    let rsdp = write_firmware_tables(config.cpus, ram)?;
     let line = cmdline::encode(&config.cmdline)?;
     ram.write(layout::CMDLINE, &line)?;
     let (mode, address) = match kernel.entry() {
@@ -75,10 +74,10 @@ pub(super) fn load(config: &MachineConfig) -> Result<Loaded, LoadError> {
     };
     ram.write(layout::BOOT_GDT, &regs::gdt(mode))?;
     Ok(Loaded {
-        ram,
         start: Start { mode, entry: address },
         format: kernel.format().to_string(),
         warnings: kernel.warnings().to_vec(),
+        notes: kernel.notes().to_vec(),
     })
 }
 

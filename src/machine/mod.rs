@@ -1,8 +1,9 @@
 //! A virtual machine's construction and life.
 //!
-//! [`Machine::build`] follows a numbered recipe; [`Machine::run`] starts the vCPU threads and serves console, signals and
-//! timers on the calling thread until the machine has ended.
+//! [`Machine::build`] follows a numbered recipe; [`Machine::run`] lets the vCPUs go and serves console, signals and the time
+//! limit on the calling thread until the machine has ended.
 
+mod attach;
 mod build;
 mod diagnose;
 mod events;
@@ -15,13 +16,14 @@ mod power;
 mod report;
 #[allow(unsafe_code)]
 mod signals;
+mod threads;
 mod vcpu;
 #[allow(unsafe_code)]
 mod vm;
 mod wake;
 
-pub use build::{Machine, MachineError};
+pub use build::{Machine, MachineError, MachineRequest};
 pub use diagnose::Diagnosis;
 pub use events::Limits;
 pub use outcome::Outcome;
-pub use report::{ExitCounts, Phase, Report, now_ns};
+pub use report::{ExitCounts, Phase, Report, Timeline, now_ns};

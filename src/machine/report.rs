@@ -1,6 +1,6 @@
 //! What a run took: phases by the host's clock, and exits by reason.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -84,16 +84,26 @@ pub struct Report {
     pub kvm_setup_ns: u64,
 }
 
-impl Report {
-    /// Records that `phase` is reached now.
-    pub fn reach(&mut self, phase: Phase) {
-        self.phases.push((phase, now_ns()));
+/// When each phase was reached, noted by whichever thread reaches it.
+#[derive(Debug, Default)]
+pub struct Timeline(Mutex<Vec<(Phase, u64)>>);
+
+impl Timeline {
+    /// Notes that `phase` is reached now.
+    pub fn reach(&self, phase: Phase) {
+        self.reached(phase, now_ns());
     }
 
-    /// Time between two phases, when both were reached.
-    pub fn between(&self, from: Phase, to: Phase) -> Option<Duration> {
-        let at = |phase| self.phases.iter().find(|(p, _)| *p == phase).map(|(_, ns)| *ns);
-        at(to)?.checked_sub(at(from)?).map(Duration::from_nanos)
+    /// Notes that `phase` was reached at `at` nanoseconds of CLOCK_MONOTONIC.
+    pub fn reached(&self, phase: Phase, at: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((phase, at));
+    }
+
+    /// All phases, in the order of time.
+    pub fn phases(&self) -> Vec<(Phase, u64)> {
+        let mut phases = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        phases.sort_by_key(|(_, at)| *at);
+        phases
     }
 }
 

@@ -4,24 +4,21 @@ use std::sync::Arc;
 
 use kvm_ioctls::VcpuFd;
 
+use super::attach::Buses;
 use super::diagnose::{self, Cause, Diagnosis};
 use super::exit::{self, Exit};
 use super::outcome::Outcome;
 use super::power::Power;
 use super::report::ExitCounts;
 use super::signals::Kickable;
-use crate::bus::Bus;
-use crate::devices::IoApic;
 use crate::host::Flavour;
 use crate::memory::GuestRam;
 
 /// What every vCPU thread shares.
 pub(super) struct Shared {
-    pub(super) ports: Bus,
-    pub(super) mmio: Bus,
-    pub(super) ioapic: Option<Arc<IoApic>>,
+    pub(super) buses: Buses,
     pub(super) power: Arc<Power>,
-    pub(super) ram: GuestRam,
+    pub(super) ram: Arc<GuestRam>,
     pub(super) flavour: Flavour,
 }
 
@@ -50,26 +47,26 @@ fn serve(exit: Exit<'_>, shared: &Shared, counts: &mut ExitCounts) -> Option<Cau
         Exit::PortOut { port, size, data } => {
             counts.port_out += 1;
             for item in data.chunks_exact(size) {
-                shared.ports.write(u64::from(port), item);
+                shared.buses.ports.write(u64::from(port), item);
             }
         }
         Exit::PortIn { port, size, data } => {
             counts.port_in += 1;
             for item in data.chunks_exact_mut(size) {
-                shared.ports.read(u64::from(port), item);
+                shared.buses.ports.read(u64::from(port), item);
             }
         }
         Exit::MmioRead { address, data } => {
             counts.mmio_read += 1;
-            shared.mmio.read(address, data);
+            shared.buses.mmio.read(address, data);
         }
         Exit::MmioWrite { address, data } => {
             counts.mmio_write += 1;
-            shared.mmio.write(address, data);
+            shared.buses.mmio.write(address, data);
         }
         Exit::IoapicEoi { vector } => {
             counts.ioapic_eoi += 1;
-            if let Some(ioapic) = &shared.ioapic {
+            if let Some(ioapic) = &shared.buses.ioapic {
                 ioapic.end_of_interrupt(vector);
             }
         }

@@ -55,31 +55,36 @@ impl KvmTime {
     }
 }
 
-/// A KVM virtual machine with no RAM yet.
+/// A KVM virtual machine with its interrupt controllers.
+#[derive(Clone)]
 pub(super) struct Vm {
     pub(super) fd: Arc<VmFd>,
     pub(super) irqchip: IrqChip,
-    pub(super) vcpus: Vec<VcpuFd>,
-    pub(super) flavour: Flavour,
-    pub(super) template: Arc<Template>,
     pub(super) time: Arc<KvmTime>,
 }
 
 impl Vm {
-    /// Makes the machine, its interrupt controllers and `cpus` vCPUs.
-    pub(super) fn create(kvm: &Kvm, cpus: u32, wanted: IrqChip, flavour: Flavour) -> Result<Self, VmError> {
+    /// Makes the machine and its interrupt controllers.
+    pub(super) fn create(kvm: &Kvm, wanted: IrqChip, flavour: Flavour) -> Result<Self, VmError> {
         let time = Arc::new(KvmTime::default());
         let fd = time.ioctl("KVM_CREATE_VM (make a virtual machine)", || kvm.create_vm())?;
         let irqchip = create_irqchip(&fd, &time, wanted, flavour)?;
-        let mut vcpus = Vec::with_capacity(cpus as usize);
-        for id in 0..cpus {
-            let vcpu = time.ioctl("KVM_CREATE_VCPU", || fd.create_vcpu(u64::from(id)));
-            vcpus.push(vcpu.map_err(|e| e.on(&format!("vCPU {id} of {cpus}")))?);
-        }
-        let supported = time.ioctl("KVM_GET_SUPPORTED_CPUID", || kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
-        let tsc_khz = vcpus[0].get_tsc_khz().unwrap_or(0);
-        let template = Arc::new(Template::new(&supported, flavour, Topology { cpus }, tsc_khz));
-        Ok(Self { fd: Arc::new(fd), irqchip, vcpus, flavour, template, time })
+        Ok(Self { fd: Arc::new(fd), irqchip, time })
+    }
+
+    /// Makes vCPU `id`.
+    pub(super) fn create_vcpu(&self, id: u32) -> Result<VcpuFd, VmError> {
+        let vcpu = self.time.ioctl("KVM_CREATE_VCPU", || self.fd.create_vcpu(u64::from(id)));
+        vcpu.map_err(|e| e.on(&format!("vCPU {id}")))
+    }
+
+    /// What the CPUID tables of `cpus` vCPUs are made of. `vcpu` is asked for the TSC's frequency.
+    pub(super) fn cpuid(&self, kvm: &Kvm, vcpu: &VcpuFd, flavour: Flavour, cpus: u32) -> Result<Template, VmError> {
+        let supported =
+            self.time.ioctl("KVM_GET_SUPPORTED_CPUID", || kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))?;
+        // Without it the guest measures the frequency itself.
+        let tsc_khz = self.time.ioctl("KVM_GET_TSC_KHZ", || vcpu.get_tsc_khz()).unwrap_or(0);
+        Ok(Template::new(&supported, flavour, Topology { cpus }, tsc_khz))
     }
 
     /// Tells KVM of the guest's RAM. `ram` must live as long as the machine runs.
@@ -92,8 +97,8 @@ impl Vm {
                 memory_size: region.len,
                 userspace_addr: region.host_address,
             };
-            // SAFETY: the region is a mapping owned by `ram`, which outlives the vCPU threads (see Machine), so the guest
-            // reaches no other memory of this process.
+            // SAFETY: the region is a mapping owned by `ram`, which every vCPU thread holds while it runs the guest, so the
+            // guest reaches no other memory of this process.
             let set = || unsafe { self.fd.set_user_memory_region(region) };
             self.time.ioctl("KVM_SET_USER_MEMORY_REGION (give the guest its RAM)", set)?;
         }
@@ -130,21 +135,15 @@ fn create_irqchip(fd: &VmFd, time: &KvmTime, wanted: IrqChip, flavour: Flavour) 
     Ok(IrqChip::Kernel)
 }
 
-/// How a vCPU starts: vCPU 0 at the kernel's entry, the others when the guest sends them INIT and SIPI.
+/// Where and in what mode the first vCPU starts. The others start when the guest sends them INIT and SIPI.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Start {
     pub(super) mode: cpu::regs::Mode,
     pub(super) entry: u64,
 }
 
-/// Brings vCPU `id` to the state a kernel expects. Called on the vCPU's own thread, so that vCPUs are prepared side by side.
-pub(super) fn prepare(
-    vcpu: &VcpuFd,
-    id: u32,
-    template: &Template,
-    start: Option<Start>,
-    time: &KvmTime,
-) -> Result<(), VmError> {
+/// Gives vCPU `id` what firmware would: CPUID, MSRs, the local APIC's interrupt inputs.
+pub(super) fn prepare(vcpu: &VcpuFd, id: u32, template: &Template, time: &KvmTime) -> Result<(), VmError> {
     let cpuid = template.for_vcpu(id)?;
     time.ioctl("KVM_SET_CPUID2", || vcpu.set_cpuid2(&cpuid))?;
     let msrs = Msrs::from_entries(&cpu::msrs::entries()).expect("a handful of MSRs is within KVM's limit");
@@ -152,10 +151,13 @@ pub(super) fn prepare(
     time.ioctl("KVM_SET_MSRS", || vcpu.set_msrs(&msrs))?;
     let mut lapic = time.ioctl("KVM_GET_LAPIC", || vcpu.get_lapic())?;
     cpu::lapic::set_local_interrupts(&mut lapic);
-    time.ioctl("KVM_SET_LAPIC", || vcpu.set_lapic(&lapic))?;
-    let Some(Start { mode, entry }) = start else { return Ok(()) };
+    time.ioctl("KVM_SET_LAPIC", || vcpu.set_lapic(&lapic))
+}
+
+/// Puts the first vCPU at the kernel's entry.
+pub(super) fn enter_kernel(vcpu: &VcpuFd, start: Start, time: &KvmTime) -> Result<(), VmError> {
     let mut sregs = time.ioctl("KVM_GET_SREGS", || vcpu.get_sregs())?;
-    cpu::regs::system(mode, &mut sregs);
+    cpu::regs::system(start.mode, &mut sregs);
     time.ioctl("KVM_SET_SREGS", || vcpu.set_sregs(&sregs))?;
-    time.ioctl("KVM_SET_REGS", || vcpu.set_regs(&cpu::regs::general(mode, entry)))
+    time.ioctl("KVM_SET_REGS", || vcpu.set_regs(&cpu::regs::general(start.mode, start.entry)))
 }

@@ -4,6 +4,7 @@ mod guest;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,7 +14,7 @@ use kvm_ioctls::{Cap, Kvm};
 use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig};
 use crate::console::Console;
 use crate::host::{self, Flavour};
-use crate::machine::{Limits, Machine, Outcome, Phase, Report};
+use crate::machine::{Limits, Machine, Outcome, Phase, Report, Timeline};
 use crate::units::ByteSize;
 
 /// Boot a guest: a Linux kernel on exactly the vCPUs and RAM asked for, with its serial console here.
@@ -74,17 +75,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Boots the guest and returns the process's exit status.
 pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
-    let mut report = Report::default();
-    report.phases.push((Phase::Start, start_ns));
+    let timeline = Arc::new(Timeline::default());
+    timeline.reached(Phase::Start, start_ns);
     let flavour = host::flavour();
     let console = Console::open(&args.console)?;
     let config = guest::configure(args, flavour, &console)?;
     config.check()?;
     check_memory(config.memory)?;
-    report.reach(Phase::Configured);
+    timeline.reach(Phase::Configured);
     let kvm = host::kvm::open()?;
     check_cpus(config.cpus, &kvm)?;
-    let machine = Machine::build(&config, &kvm, flavour, console, report)?;
+    let machine = Machine::build(&config, kvm, flavour, console, timeline)?;
     for warning in machine.warnings() {
         eprintln!("ringfence: warning: {warning}");
     }
@@ -92,8 +93,7 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
         tell(&machine, &config, flavour);
     }
     let limits = Limits { timeout: args.timeout };
-    let (outcome, mut report) = machine.run(&limits, &mut |line| eprintln!("ringfence: {line}"))?;
-    report.reach(Phase::Done);
+    let (outcome, report) = machine.run(&limits, &mut |line| eprintln!("ringfence: {line}"))?;
     if let Some(path) = &args.report {
         write_report(&report, path)?;
     }
@@ -141,6 +141,7 @@ fn tell(machine: &Machine, config: &MachineConfig, flavour: Flavour) {
         machine.irqchip()
     );
     eprintln!("ringfence: kernel: {}: {}", config.kernel.path.display(), machine.format());
+    machine.notes().iter().for_each(|note| eprintln!("ringfence: {note}"));
     eprintln!("ringfence: command line: {}", config.cmdline);
 }
 

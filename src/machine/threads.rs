@@ -1,0 +1,148 @@
+//! The vCPUs' threads, from their start to their end.
+//!
+//! The first one makes the machine in KVM, where most of the time goes into waiting, while the calling thread fills guest
+//! RAM. Each then waits at a gate until the machine is complete.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use kvm_ioctls::{Kvm, VcpuFd};
+
+use super::build::MachineError;
+use super::outcome::Outcome;
+use super::power::Power;
+use super::report::{ExitCounts, Phase, Timeline};
+use super::vcpu::{self, Shared};
+use super::vm::{self, Start, Vm, VmError};
+use super::{MachineRequest, signals};
+use crate::cpu::cpuid::Template;
+use crate::memory::GuestRam;
+
+/// What a vCPU thread comes back with: `None` when its gate was never opened.
+type Ended = Result<Option<ExitCounts>, VmError>;
+
+/// What a vCPU is given at the gate.
+#[derive(Clone)]
+struct Go {
+    shared: Arc<Shared>,
+    start: Start,
+}
+
+/// A machine in KVM, and what its vCPUs' CPUID is made of.
+#[derive(Clone)]
+pub(super) struct Made {
+    pub(super) vm: Vm,
+    template: Arc<Template>,
+}
+
+/// The vCPUs' threads.
+pub(super) struct Threads {
+    handles: Vec<JoinHandle<Ended>>,
+    gates: Vec<Sender<Go>>,
+    made: Receiver<Made>,
+    power: Arc<Power>,
+}
+
+impl Threads {
+    /// Starts the first vCPU's thread, which makes the machine and tells KVM of `ram`.
+    pub(super) fn start(
+        kvm: Kvm,
+        request: MachineRequest,
+        ram: Arc<GuestRam>,
+        power: Arc<Power>,
+        timeline: Arc<Timeline>,
+    ) -> Result<Self, MachineError> {
+        let (made_in, made) = channel();
+        let mut threads = Self { handles: Vec::new(), gates: Vec::new(), made, power };
+        threads.spawn(0, move |gate| {
+            let vm = Vm::create(&kvm, request.irqchip, request.flavour)?;
+            let vcpu = vm.create_vcpu(0)?;
+            let template = Arc::new(vm.cpuid(&kvm, &vcpu, request.flavour, request.cpus)?);
+            timeline.reach(Phase::VmCreated);
+            // Nobody listens any more when the kernel could not be loaded, and then the gate stays shut, too.
+            let _ = made_in.send(Made { vm: vm.clone(), template: template.clone() });
+            vm::prepare(&vcpu, 0, &template, &vm.time)?;
+            vm.map(&ram)?;
+            timeline.reach(Phase::MemoryMapped);
+            let Ok(go) = gate.recv() else { return Ok(None) };
+            vm::enter_kernel(&vcpu, go.start, &vm.time)?;
+            timeline.reach(Phase::FirstRun);
+            Ok(Some(vcpu::run(vcpu, 0, &go.shared)))
+        })?;
+        Ok(threads)
+    }
+
+    /// Waits for the machine, and starts the threads of the other vCPUs.
+    pub(super) fn made(&mut self, cpus: u32) -> Result<Made, MachineError> {
+        let Ok(made) = self.made.recv() else {
+            // The first thread ended without a machine: it knows why.
+            self.gates.clear();
+            return Err(self.join().err().unwrap_or(MachineError::NoMachine));
+        };
+        for id in 1..cpus {
+            let Made { vm, template } = made.clone();
+            self.spawn(id, move |gate| {
+                let vcpu: VcpuFd = vm.create_vcpu(id)?;
+                vm::prepare(&vcpu, id, &template, &vm.time)?;
+                let Ok(go) = gate.recv() else { return Ok(None) };
+                Ok(Some(vcpu::run(vcpu, id, &go.shared)))
+            })?;
+        }
+        Ok(made)
+    }
+
+    /// Starts a thread. One that fails ends the machine.
+    fn spawn(
+        &mut self,
+        id: u32,
+        body: impl FnOnce(Receiver<Go>) -> Ended + Send + 'static,
+    ) -> Result<(), MachineError> {
+        let (gate, wait) = channel();
+        let power = self.power.clone();
+        let body = move || body(wait).inspect_err(|_| power.end(Outcome::Quit));
+        let thread = thread::Builder::new().name(format!("vcpu{id}")).spawn(body);
+        let failed = |source| MachineError::Host { attempted: "start a vCPU's thread", source };
+        self.handles.push(thread.map_err(failed)?);
+        self.gates.push(gate);
+        Ok(())
+    }
+
+    /// Lets the vCPUs into the guest.
+    pub(super) fn go(&mut self, shared: &Arc<Shared>, start: Start) {
+        for gate in self.gates.drain(..) {
+            // A thread that is gone has failed, and its error is told when it is joined.
+            let _ = gate.send(Go { shared: shared.clone(), start });
+        }
+    }
+
+    /// Kicks the vCPUs out of the guest and waits for their threads. The machine's power must be off.
+    pub(super) fn stop(mut self) -> Result<ExitCounts, MachineError> {
+        self.gates.clear();
+        self.handles.iter().for_each(signals::kick);
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<ExitCounts, MachineError> {
+        let mut counts = ExitCounts::default();
+        let mut failed = None;
+        for handle in self.handles.drain(..) {
+            match handle.join() {
+                Ok(Ok(ended)) => counts.add(&ended.unwrap_or_default()),
+                Ok(Err(error)) => failed = failed.or(Some(error)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        failed.map_or(Ok(counts), |error| Err(error.into()))
+    }
+}
+
+impl Drop for Threads {
+    /// A machine that is given up before it runs leaves no thread behind.
+    fn drop(&mut self) {
+        self.gates.clear();
+        self.power.end(Outcome::Quit);
+        self.handles.iter().for_each(signals::kick);
+        self.handles.drain(..).for_each(|handle| drop(handle.join()));
+    }
+}
