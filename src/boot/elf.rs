@@ -4,6 +4,10 @@
 //! (`XEN_ELFNOTE_PHYS32_ENTRY`, include/public/elfnote.h). Only what loading needs is read: the file header, the
 //! program headers and the notes, a few KiB however large the file is.
 
+pub mod relayout;
+#[cfg(test)]
+mod tests;
+
 use std::io;
 
 use super::source::{Source, u16_at, u32_at, u64_at};

@@ -6,13 +6,14 @@
 
 mod error;
 mod fit;
+mod payload;
 mod recognise;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self, File, Metadata};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -25,9 +26,10 @@ pub use recognise::{Other, Recognised, recognise};
 use super::bzimage::{self, BzImage, SelfUnpacking};
 pub use super::elf::Segment;
 use super::elf::{self, Elf};
-use super::source::{FileSource, Source, Stretch};
-use super::unpack::{self, Compression, Limit};
+use super::source::{FileSource, Source};
+use super::unpack::Compression;
 use crate::units::ByteSize;
+use payload::Payload;
 
 /// Where the first vCPU starts, as guest-physical address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,11 +152,6 @@ pub struct Kernel {
 const HEAD_SIZE: usize = 4096;
 /// First bytes read of a file that is no kernel, to say what it is.
 const FOREIGN_HEAD_SIZE: usize = 0x9000;
-/// Most bytes a kernel may unpack to.
-const UNPACKED_MAX: ByteSize = ByteSize::gib(1);
-/// An unpacked ELF may be larger than the RAM its segments need: headers, alignment between segments, relocations.
-const UNPACKED_SLACK: ByteSize = ByteSize::mib(64);
-
 impl Kernel {
     /// Recognises the file at `path` and plans how to load it; a compressed kernel is unpacked.
     ///
@@ -163,13 +160,14 @@ impl Kernel {
     /// # Errors
     /// [`ImageError`] when it is no kernel that can be booted in this RAM. Work and memory are bounded whatever the file.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, ImageError> {
-        let (file, size) = open_regular(path)?;
+        let (file, metadata) = open_regular(path)?;
+        let size = metadata.len();
         let source = FileSource::new(&file, size);
         let mut head = vec![0; HEAD_SIZE];
         let read = |source: io::Error| ImageError::Read { path: path.to_owned(), offset: 0, source };
         let n = source.read_full_at(&mut head, 0).map_err(read)?;
         head.truncate(n);
-        let opening = Opening { path, options, size, head: &head };
+        let opening = Opening { path, options, metadata: &metadata, size, head: &head };
         match recognise(&head) {
             Recognised::Elf => {
                 let elf =
@@ -224,7 +222,7 @@ impl Kernel {
 }
 
 /// Opens `path` when it is a regular file with bytes in it; never waits, not even on a named pipe.
-fn open_regular(path: &Path) -> Result<(File, u64), ImageError> {
+fn open_regular(path: &Path) -> Result<(File, Metadata), ImageError> {
     let open_error = |source| ImageError::Open { path: path.to_owned(), source };
     let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(open_error)?;
     let metadata = file.metadata().map_err(open_error)?;
@@ -236,30 +234,15 @@ fn open_regular(path: &Path) -> Result<(File, u64), ImageError> {
     match what {
         Some(what) => Err(ImageError::NotAFile { path: path.to_owned(), what }),
         None if metadata.len() == 0 => Err(ImageError::Empty { path: path.to_owned() }),
-        None => Ok((file, metadata.len())),
+        None => Ok((file, metadata)),
     }
-}
-
-/// Compressed data inside the file.
-struct Payload {
-    compression: Compression,
-    offset: u64,
-    length: u64,
-    /// What it says it unpacks to, when it says so.
-    declared: Option<u64>,
-}
-
-/// What was unpacked: a file, its ELF headers, and what to say about it.
-struct Unpacked {
-    file: File,
-    elf: Elf,
-    notes: Vec<String>,
 }
 
 /// A file on its way to becoming a [`Kernel`].
 struct Opening<'a> {
     path: &'a Path,
     options: &'a OpenOptions,
+    metadata: &'a Metadata,
     size: u64,
     head: &'a [u8],
 }
@@ -309,11 +292,8 @@ impl Opening<'_> {
                 let declared = Some(BzImage::declared_size(tail));
                 // The size is part of a gzip stream and follows every other.
                 let length = if compression == Compression::Gzip { length } else { length - 4 };
-                let unpacked = self.unpacked(&file, &Payload { compression, offset, length, declared })?;
                 let container = Container::BzImage { protocol: image.protocol, payload: compression };
-                let mut kernel = self.elf(unpacked.file, unpacked.elf, container)?;
-                kernel.notes = unpacked.notes;
-                kernel
+                self.payload_kernel(&file, &Payload { compression, offset, length, declared }, container)?
             }
             None => self.self_unpacking(file, &image, &magic)?,
         };
@@ -352,99 +332,6 @@ impl Opening<'_> {
         Ok(kernel)
     }
 
-    fn compressed(&self, file: &File, compression: Compression) -> Result<Kernel, ImageError> {
-        let payload = Payload { compression, offset: 0, length: self.size, declared: None };
-        self.check_compressed(file, &payload)?;
-        let unpacked = self.unpacked(file, &payload)?;
-        let mut kernel = self.elf(unpacked.file, unpacked.elf, Container::CompressedElf(compression))?;
-        kernel.notes = unpacked.notes;
-        Ok(kernel)
-    }
-
-    /// Unpacks the first bytes of a file that is compressed as a whole, and says what it is when that is no ELF file.
-    fn check_compressed(&self, file: &File, payload: &Payload) -> Result<(), ImageError> {
-        let mut head = Head(Vec::new());
-        let source = FileSource::new(file, self.size);
-        let limit = Limit { bytes: u64::MAX, why: String::new() };
-        let input = Stretch::new(&source, payload.offset, payload.length);
-        let result = unpack::unpack(payload.compression, input, &mut head, &limit);
-        let inner = match (recognise(&head.0), result) {
-            (Recognised::Elf, _) => return Ok(()),
-            // The sink refuses more than it needs; any other error is the file's.
-            (_, Err(source)) if !matches!(source, unpack::UnpackError::Store { .. }) => {
-                return Err(ImageError::Unpack { path: self.path(), offset: payload.offset, source });
-            }
-            (Recognised::BzImage, _) => Other { what: "a bzImage", offset: 0, remedy: "unpack it once and give that" },
-            (Recognised::Compressed(_), _) => {
-                Other { what: "a compressed file", offset: 0, remedy: "give a vmlinux or a bzImage" }
-            }
-            (Recognised::Other(other), _) => other,
-        };
-        let what = format!("{}-compressed and holds {}", payload.compression, inner.what);
-        Err(ImageError::NotAKernel { path: self.path(), what, offset: 0, remedy: inner.remedy })
-    }
-
-    /// Unpacks a payload, or takes it from the cache.
-    fn unpacked(&self, file: &File, payload: &Payload) -> Result<Unpacked, ImageError> {
-        let limit = self.limit(payload)?;
-        let memory = rustix::fs::memfd_create("ringfence-kernel", rustix::fs::MemfdFlags::CLOEXEC)
-            .map_err(|e| ImageError::Store { path: self.path(), source: e.into() })?;
-        let mut memory = File::from(memory);
-        let size = self.unpack_to(file, payload, &limit, &mut memory)?;
-        let elf = self.payload_elf(&memory, size)?;
-        Ok(Unpacked { file: memory, elf, notes: Vec::new() })
-    }
-
-    fn payload_elf(&self, file: &File, size: u64) -> Result<Elf, ImageError> {
-        let source = FileSource::new(file, size);
-        let mut head = vec![0; HEAD_SIZE.min(usize::try_from(size).unwrap_or(HEAD_SIZE))];
-        self.read(&source, &mut head, 0)?;
-        elf::parse(&source, &head).map_err(|source| ImageError::Payload { path: self.path(), source })
-    }
-
-    /// What may come out of a payload: what it says, at most what an ELF file for this RAM can be.
-    fn limit(&self, payload: &Payload) -> Result<Limit, ImageError> {
-        let ram: u64 = self.options.ram.iter().map(|r| r.end.saturating_sub(r.start)).sum();
-        let bytes = UNPACKED_MAX.as_u64().min(ram.saturating_add(UNPACKED_SLACK.as_u64()));
-        let why = format!(
-            "that is more than the guest's RAM ({:#x} bytes) or the {UNPACKED_MAX} a kernel may have: \
-             give the guest more --memory, or copy the file again if it is damaged",
-            ram
-        );
-        match payload.declared {
-            Some(declared) if declared > bytes => Err(ImageError::DeclaredSize {
-                path: self.path(),
-                declared,
-                offset: payload.offset + payload.length,
-                why,
-            }),
-            Some(declared) => {
-                let why = "that is more than it says itself, the file is damaged; copy it again".to_owned();
-                Ok(Limit { bytes: declared, why })
-            }
-            None => Ok(Limit { bytes, why }),
-        }
-    }
-
-    fn unpack_to(
-        &self,
-        file: &File,
-        payload: &Payload,
-        limit: &Limit,
-        output: &mut impl Write,
-    ) -> Result<u64, ImageError> {
-        let source = FileSource::new(file, self.size);
-        let (offset, length) = (payload.offset, payload.length);
-        let unpacked = unpack::unpack(payload.compression, Stretch::new(&source, offset, length), output, limit)
-            .map_err(|source| ImageError::Unpack { path: self.path(), offset, source })?;
-        match payload.declared {
-            Some(declared) if declared != unpacked => {
-                Err(ImageError::ShortPayload { path: self.path(), offset, unpacked, declared })
-            }
-            _ => Ok(unpacked),
-        }
-    }
-
     fn kernel_version(&self, source: &FileSource, image: &BzImage) -> Result<Option<String>, ImageError> {
         let Some(offset) = image.kernel_version_offset() else { return Ok(None) };
         let mut text = [0; bzimage::MAX_KERNEL_VERSION];
@@ -477,23 +364,5 @@ impl Opening<'_> {
             offset: other.offset,
             remedy: other.remedy,
         }
-    }
-}
-
-/// Takes the first bytes and refuses the rest.
-struct Head(Vec<u8>);
-
-impl Write for Head {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() >= FOREIGN_HEAD_SIZE {
-            return Err(io::Error::other("enough"));
-        }
-        let n = bytes.len().min(FOREIGN_HEAD_SIZE - self.0.len());
-        self.0.extend_from_slice(&bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 
 use super::super::fixture::{self, TinyElf};
