@@ -13,6 +13,7 @@ use super::power::Power;
 use super::report::{ExitCounts, Phase, Report, Timeline};
 use super::signals::{self, Signals};
 use super::threads::{Made, Threads};
+use super::trim;
 use super::vcpu::Shared;
 use super::vm::{KvmTime, Start, VmError};
 use crate::bus::BusError;
@@ -137,12 +138,13 @@ impl Machine {
     /// Runs the machine until it ends, and gives everything back. `notice` is called with lines for the user.
     ///
     /// 1. The vCPUs are let into the guest.
-    /// 2. The console starts beside them.
+    /// 2. The console starts beside them, and memory that only the start needed is given back.
     /// 3. This thread serves console, signals and the time limit until someone turns the power off.
     /// 4. vCPU threads are kicked out of the guest and joined; the console is flushed and given back.
     pub fn run(mut self, limits: &Limits, notice: &mut dyn FnMut(&str)) -> Result<(Outcome, Report), MachineError> {
         self.threads.go(&self.shared, self.start);
         let served = self.console.start().map_err(MachineError::from).and_then(|()| {
+            trim::drop_start_pages();
             events::serve(&mut self.console, &self.devices, &self.shared.power, &self.signals, limits, notice)
         });
         self.shared.power.end(Outcome::Quit);

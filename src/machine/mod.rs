@@ -17,6 +17,8 @@ mod report;
 #[allow(unsafe_code)]
 mod signals;
 mod threads;
+#[allow(unsafe_code)]
+mod trim;
 mod vcpu;
 #[allow(unsafe_code)]
 mod vm;
