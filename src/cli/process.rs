@@ -8,6 +8,7 @@ use std::os::fd::IntoRawFd;
 /// 1. A standard descriptor that is closed is opened on /dev/null, so that no file of ours gets its number.
 /// 2. All threads share one heap: an arena each costs three system calls and a page of memory at every thread's start, and
 ///    no thread here allocates in a loop.
+/// 3. A panic on any thread ends the process with the status of a monitor that failed.
 pub(super) fn prepare() {
     for fd in 0..3 {
         // SAFETY: F_GETFD only asks whether the descriptor is open.
@@ -20,4 +21,9 @@ pub(super) fn prepare() {
     }
     // SAFETY: sets a parameter of the allocator; no other thread runs yet.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("ringfence: this is a bug, please report it with the output of `ringfence check`: {panic}");
+        // SAFETY: ends the process at once; the console's own hook, which runs first, has given the terminal back.
+        unsafe { libc::_exit(super::EXIT_FAILED) };
+    }));
 }

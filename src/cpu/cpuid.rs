@@ -126,7 +126,6 @@ fn adapt(entry: &mut kvm_cpuid_entry2, flavour: Flavour, topology: Topology) {
             let sharing = if level >= 3 { ids.min(1 << 12) } else { 1 };
             entry.eax = entry.eax & 0x3fff | (sharing - 1) << 14 | (ids.min(64) - 1) << 26;
         }
-        // A guest without performance counters: KVM reports what the host's are, and would not run them here.
         0x8000_0001 => {
             entry.ecx = if cores > 1 { entry.ecx | CMP_LEGACY } else { entry.ecx & !CMP_LEGACY };
         }
