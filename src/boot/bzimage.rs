@@ -2,6 +2,9 @@
 //!
 //! Field offsets and meanings: Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
 
+#[cfg(test)]
+mod tests;
+
 use linux_loader::loader::bootparam::setup_header;
 use vm_memory::ByteValued;
 

@@ -3,6 +3,9 @@
 //! Each format is recognised by its magic and unpacked as a stream, with a bound on what comes out and on the memory
 //! it takes, so that a bomb costs no more than an honest kernel.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -134,3 +134,177 @@ fn other_files_are_named() {
             .contains("gzip-compressed and holds an initrd")
     );
 }
+
+/// Proves that segments outside RAM are refused with how much RAM would do, and that no RAM helps in the hole.
+#[test]
+fn segments_must_lie_in_ram() {
+    let at = |address: u64, mem_size: u64| {
+        let load = fixture::Load { address, bytes: vec![1; 16], mem_size };
+        let elf = TinyElf { loads: vec![load], entry: address, pvh: None, ..TinyElf::default() };
+        message(&elf.build(), &options())
+    };
+    for (message, text) in [
+        (at(0x1000, 0x1000), "the segment at file offset 0x1000 loads to 0x1000, below 1 MiB"),
+        (
+            at(0x3f0_0000, 0x20_0000),
+            "past the end of the guest's RAM (0x4000000); give the guest at least 65 MiB, such as with --memory 65M",
+        ),
+        (at(0x1_0000_0000, 0x1000), "at least 3073 MiB, such as with --memory 3073M"),
+        (at(0xc000_0000, 0x1000), "0xc0000000..0xc0001000, inside the hole for devices below 4 GiB"),
+        (at(0x100_0000, 0xffff_ffff_0000_0000 - 0x100_0000), "inside the hole"),
+        (at(0x10_0000, 0xf0_0000_0000), "inside the hole"),
+    ] {
+        assert!(message.starts_with("cannot load the kernel KERNEL: ") && message.contains(text), "{message}");
+    }
+    let high = OpenOptions::new(vec![0..0xa_0000, 0x10_0000..0xc000_0000, 0x1_0000_0000..0x1_4000_0000]);
+    let load = fixture::Load { address: 0x1_0000_0000, bytes: vec![1; 16], mem_size: 0x4000_0000 };
+    let elf = TinyElf { loads: vec![load], entry: 0x1_0000_0000, pvh: None, ..TinyElf::default() };
+    assert!(open(&elf.build(), &high).is_ok(), "RAM above 4 GiB holds a segment to its last byte");
+}
+
+/// Proves that an image that unpacks itself goes to its preferred address, elsewhere when it can be moved, and is
+/// refused with how much RAM would do.
+#[test]
+fn self_unpacking_images_find_room() {
+    let image = |room: u32, relocatable: u8| {
+        let mut image = fixture::bzimage(b"no known compression");
+        fixture::put(&mut image, 0x258, &0x800_0000_u64.to_le_bytes());
+        fixture::put(&mut image, 0x260, &room.to_le_bytes());
+        image[0x234] = relocatable;
+        image
+    };
+    let moved = open(&image(0x100_0000, 1), &options()).unwrap();
+    assert_eq!(moved.entry(), EntryPoint::Linux64 { address: 0x20_0200 });
+    let text = "needs 0x1000000 bytes of RAM in one piece from 0x8000000, but RAM ends at 0x4000000; give the guest at least 144 MiB";
+    assert!(message(&image(0x100_0000, 0), &options()).contains(text));
+    assert!(message(&image(0x800_0000, 1), &options()).contains("such as with --memory 256M"));
+    let pvh = OpenOptions { entry: EntryPreference::Pvh, ..options() };
+    assert!(message(&image(0x1000, 1), &pvh).contains("no PVH note"));
+}
+
+/// Proves that a payload that lies about its size, is cut, or holds no kernel is refused, and a bomb before it is unpacked.
+#[test]
+fn bad_payloads_are_refused() {
+    let elf = TinyElf::default().build();
+    let image = |compression, declared: u32| {
+        let mut payload = fixture::payload(compression, &elf);
+        let at = payload.len() - 4;
+        fixture::put(&mut payload, at, &declared.to_le_bytes());
+        fixture::bzimage(&payload)
+    };
+    let size = elf.len() as u32;
+    for (message, text) in [
+        (
+            message(&image(Compression::Zstd, 0xffff_ffff), &options()),
+            "says it unpacks to 0xffffffff bytes (file offset",
+        ),
+        (
+            message(&image(Compression::Zstd, 0x900_0000), &options()),
+            "more than the 0x7fa0000 that fit the guest's RAM",
+        ),
+        (message(&image(Compression::Zstd, size - 1), &options()), "more than it says itself"),
+        (message(&image(Compression::Zstd, size + 1), &options()), "copy it again"),
+        (
+            message(&fixture::bzimage(&fixture::payload(Compression::Xz, b"no ELF")), &options()),
+            "cannot use the kernel unpacked from KERNEL (offsets are in what was unpacked): the file does not start with the ELF magic",
+        ),
+    ] {
+        assert!(message.contains(text), "{message}");
+    }
+    let mut image = fixture::bzimage(&fixture::payload(Compression::Gzip, &elf));
+    let at = fixture::PAYLOAD_OFFSET + 30;
+    fixture::put(&mut image, at, &[0xff; 8]);
+    assert!(message(&image, &options()).starts_with(
+        "cannot unpack the kernel in KERNEL (compressed data at file offset 0x440): its gzip data is damaged near byte"
+    ));
+}
+
+/// Proves that a vmlinux compressed as a whole is unpacked and used, and that a bomb of that kind is bounded by RAM.
+#[test]
+fn compressed_elf_files_are_used() {
+    let elf = TinyElf::default();
+    for compression in [Compression::Gzip, Compression::Xz, Compression::Lz4, Compression::Zstd] {
+        let kernel = open(&fixture::compress(compression, &elf.build()), &options()).unwrap();
+        assert_eq!(loaded(&kernel), expected(&elf));
+        let text = format!("ELF, {compression}-compressed, unpacked on the host, entered by its PVH note at 0x100100");
+        assert_eq!(kernel.format().to_string(), text);
+    }
+    let mut bomb = elf.build();
+    bomb.resize(200 << 20, 0);
+    let message = message(&fixture::compress(Compression::Zstd, &bomb), &options());
+    assert!(message.contains("unpacks to more than 0x7fa0000 bytes: more than the 0x7fa0000 that fit"), "{message}");
+}
+
+/// Proves that folders, devices, pipes nobody writes to and missing files are named and never waited for.
+#[test]
+fn what_is_no_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    for (path, text) in [
+        (folder.path(), "it is a folder and not a regular file"),
+        (&pipe, "it is a device, pipe or socket"),
+        (Path::new("/dev/zero"), "it is a device, pipe or socket"),
+        (Path::new("/nonexistent/vmlinux"), "cannot open /nonexistent/vmlinux as a kernel"),
+    ] {
+        let error = Kernel::open(path, &options()).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
+
+/// Proves that kernels of other architectures and EFI programs are named by the bytes that say so.
+#[test]
+fn foreign_kernels_are_named() {
+    let with = |at: usize, magic: &[u8]| {
+        let mut file = vec![0x90; 0x9000];
+        fixture::put(&mut file, at, magic);
+        message(&file, &options())
+    };
+    let pe = |machine: u16| {
+        let mut file = vec![0x90; 4096];
+        fixture::put(&mut file, 0, b"MZ");
+        fixture::put(&mut file, 0x3c, &0x80_u32.to_le_bytes());
+        fixture::put(&mut file, 0x80, b"PE\0\0");
+        fixture::put(&mut file, 0x84, &machine.to_le_bytes());
+        message(&file, &options())
+    };
+    for (message, text) in [
+        (
+            with(0x38, b"ARM\x64"),
+            "it is a 64-bit ARM kernel (Image) (by the bytes at file offset 0x38); give a kernel built for x86_64",
+        ),
+        (with(0x24, b"\x18\x28\x6f\x01"), "a 32-bit ARM kernel (zImage)"),
+        (with(0x8001, b"CD001"), "an ISO 9660 image (by the bytes at file offset 0x8001)"),
+        (pe(0xaa64), "a 64-bit ARM EFI program or kernel (by the bytes at file offset 0x84)"),
+        (pe(0x8664), "objcopy -O binary --only-section=.linux"),
+        (with(0, b"\x28\xb5\x2f\xfd"), "cannot unpack the kernel in KERNEL"),
+    ] {
+        assert!(message.contains(text), "{message}");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(400))]
+
+    /// Proves that no change to a good bzImage or ELF makes opening it panic, and that what is accepted lies in RAM.
+    #[test]
+    fn mutated_images_never_panic(
+        elf in proptest::prelude::any::<bool>(),
+        changes in proptest::collection::vec((0_usize..0x1200, proptest::prelude::any::<u8>()), 1..6),
+        cut in proptest::option::of(0_usize..0x2000),
+    ) {
+        let tiny = TinyElf::default().build();
+        let mut image = if elf { tiny } else { fixture::bzimage(&fixture::payload(Compression::Zstd, &tiny)) };
+        for (at, byte) in changes {
+            let at = if at < 0x300 { at } else { at % image.len() };
+            image[at] = byte;
+        }
+        image.truncate(cut.unwrap_or(image.len()));
+        let options = options();
+        if let Ok(kernel) = open(&image, &options) {
+            for s in kernel.segments() {
+                assert!(options.ram.iter().any(|r| r.start <= s.address && s.end() <= r.end) && s.address >= 0x10_0000);
+            }
+        }
+    }
+}
