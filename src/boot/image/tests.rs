@@ -308,3 +308,90 @@ proptest::proptest! {
         }
     }
 }
+
+/// The commands with which Linux 6.1's scripts/Makefile.lib compresses a vmlinux (gzip puts its own size at the end).
+const HOST_COMPRESSORS: [(Compression, &str); 7] = [
+    (Compression::Gzip, "gzip -n -9"),
+    (Compression::Bzip2, "bzip2 -9"),
+    (Compression::Xz, "xz --check=crc32 --x86 --lzma2=,dict=32MiB"),
+    (Compression::Lzma, "lzma -9"),
+    (Compression::Lz4Legacy, "lz4 -l -9"),
+    (Compression::Zstd, "zstd -19"),
+    (Compression::Zstd, "cat | zstd -22 --ultra"),
+];
+
+/// Proves that what the host's own tools pack, as the kernel's build calls them, is unpacked here: encoders that are not
+/// the decoders' own. A test binary's bytes stand for a kernel's code, so that the x86 filter has something to do.
+#[test]
+fn host_tools_pack_what_is_unpacked_here() {
+    let mut code = vec![0; 1 << 20];
+    let n = File::open(std::env::current_exe().unwrap()).unwrap().read_at(&mut code, 0).unwrap();
+    code.truncate(n);
+    let load = fixture::Load { address: 0x10_0000, mem_size: code.len() as u64, bytes: code };
+    let elf = TinyElf { loads: vec![load], ..TinyElf::default() };
+    let vmlinux = written(&elf.build());
+    for (compression, command) in HOST_COMPRESSORS {
+        let run = |stdin| std::process::Command::new("sh").args(["-c", command]).stdin(stdin).output().unwrap();
+        let output = run(File::open(vmlinux.path()).unwrap());
+        if output.status.code() == Some(127) {
+            println!("skipped: {command}: not installed");
+            continue;
+        }
+        assert!(output.status.success(), "{command}: {output:?}");
+        let mut payload = output.stdout;
+        if compression != Compression::Gzip {
+            payload.extend((vmlinux.as_file().metadata().unwrap().len() as u32).to_le_bytes());
+        }
+        let kernel = open(&fixture::bzimage(&payload), &options()).unwrap_or_else(|e| panic!("{command}: {e:?}"));
+        assert!(loaded(&kernel) == expected(&elf), "{command}");
+    }
+}
+
+/// Proves on real distribution kernels, named in RINGFENCE_TEST_BZIMAGES (paths with colons between), that the segments
+/// hold what unpacking by hand gives: each candidate magic in the file is tried with the host's tools, as the kernel's
+/// own scripts/extract-vmlinux does, and the ELF that comes out is compared segment by segment.
+#[test]
+fn distribution_kernels_unpack_as_by_hand() {
+    let images = std::env::var("RINGFENCE_TEST_BZIMAGES").unwrap_or_default();
+    if images.is_empty() {
+        println!("skipped: no kernels named in RINGFENCE_TEST_BZIMAGES");
+    }
+    for path in images.split(':').filter(|path| !path.is_empty()) {
+        let bytes = fs::read(path).unwrap();
+        let by_hand = extract_by_hand(&bytes).unwrap_or_else(|| panic!("{path}: no tool unpacks it"));
+        let kernel = Kernel::open(Path::new(path), &options_of(512)).unwrap();
+        let elf = elf::parse(&by_hand[..], &by_hand[..4096]).unwrap();
+        assert_eq!(kernel.segments().len(), elf.segments.len());
+        for ((_, bytes), s) in loaded(&kernel).iter().zip(&elf.segments) {
+            let range = s.file_offset as usize..(s.file_offset + s.file_size) as usize;
+            assert!(bytes[..s.file_size as usize] == by_hand[range], "{path}: the segment at {:#x}", s.address);
+        }
+        println!("{path}: {}, {} segments as by hand", kernel.format(), elf.segments.len());
+    }
+}
+
+fn options_of(mib: u64) -> OpenOptions {
+    OpenOptions::new(vec![0..0xa_0000, 0x10_0000..mib << 20])
+}
+
+fn extract_by_hand(image: &[u8]) -> Option<Vec<u8>> {
+    let tools: [(&[u8], &str); 6] = [
+        (b"\x1f\x8b\x08", "gzip -dc"),
+        (b"\xfd7zXZ\0", "xz -dc --single-stream"),
+        (b"BZh", "bzip2 -dc"),
+        (b"\x5d\0\0\0", "lzma -dc"),
+        (b"\x02\x21\x4c\x18", "lz4 -dc"),
+        (b"\x28\xb5\x2f\xfd", "zstd -dc"),
+    ];
+    for (magic, command) in tools {
+        for at in (0..image.len()).filter(|&at| image[at..].starts_with(magic)) {
+            let packed = written(&image[at..]);
+            let stdin = File::open(packed.path()).unwrap();
+            let output = std::process::Command::new("sh").args(["-c", command]).stdin(stdin).output().unwrap();
+            if output.stdout.starts_with(b"\x7fELF") {
+                return Some(output.stdout);
+            }
+        }
+    }
+    None
+}
