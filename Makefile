@@ -52,8 +52,7 @@ run-nested: ## the same inside an emulated AMD-V machine (QEMU), for a host with
 	@dev/prepare build kernel nested
 	cargo build --release --locked
 	@$(BIN) kernel build
-	@tests/bed2/bed2 --interactive --ringfence $(BIN) --file "$$($(BIN) kernel path):/guest/kernel" \
-	    -- --kernel /guest/kernel $(ARGS)
+	@tests/bed2/run-nested $(ARGS)
 
 test: ## formatting, lints, documentation, all tests; says what this machine makes it leave out
 	@dev/prepare build kernel test
