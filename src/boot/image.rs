@@ -61,9 +61,10 @@ pub enum EntryPreference {
 /// How to open a kernel.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    /// Folder that keeps unpacked kernels; it is made when missing. `None` unpacks into memory each time.
+    /// The cache folder; unpacked kernels are kept in `unpacked` inside, made when missing. `None` unpacks into memory
+    /// each time.
     pub cache: Option<PathBuf>,
-    /// Most bytes the folder may hold; the least recently used kernels make room.
+    /// Most bytes of unpacked kernels to keep; the least recently used kernels make room.
     pub cache_limit: ByteSize,
     /// RAM that the guest may use, as ranges of guest-physical addresses. Segments must lie inside.
     pub ram: Vec<Range<u64>>,

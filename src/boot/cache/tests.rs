@@ -34,7 +34,7 @@ impl Bed {
     }
 
     fn cache(&self) -> PathBuf {
-        self.options.cache.clone().unwrap()
+        self.options.cache.clone().unwrap().join("unpacked")
     }
 
     /// Names in the cache folder that end so.

@@ -29,6 +29,8 @@ pub(super) struct Unpacked {
     pub warnings: Vec<String>,
 }
 
+/// Folder for unpacked kernels inside the cache folder, where other rooms keep theirs.
+const UNPACKED_FOLDER: &str = "unpacked";
 /// Most bytes a kernel may unpack to.
 const UNPACKED_MAX: ByteSize = ByteSize::gib(1);
 /// An unpacked ELF may be larger than the RAM its segments need: headers, alignment between segments, relocations.
@@ -60,7 +62,8 @@ impl Opening<'_> {
         let limit = self.limit(payload)?;
         let (mut notes, mut warnings) = (Vec::new(), Vec::new());
         if let Some(folder) = &self.options.cache {
-            let mut cache = Cache::new(folder, self.options.cache_limit.as_u64());
+            let folder = folder.join(UNPACKED_FOLDER);
+            let mut cache = Cache::new(&folder, self.options.cache_limit.as_u64());
             let kept = self.kept(&mut cache, file, payload, &limit);
             warnings.append(&mut cache.warnings);
             let why = match kept {
