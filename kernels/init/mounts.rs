@@ -60,6 +60,10 @@ pub fn rest() {
     }
     // A root in memory is scratch space already, and a tmpfs is the dearest of all mounts.
     let in_memory = matches!(sys::file_system_type(c"/"), Ok(RAMFS | TMPFS));
+    if in_memory {
+        // A tmpfs root starts out as everyone's to write.
+        let _ = sys::chmod(c"/", 0o755);
+    }
     for mount in &SCRATCH {
         let _ = if in_memory { sys::mkdir(mount.target, mount.mode) } else { attach(mount) };
     }

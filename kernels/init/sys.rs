@@ -230,6 +230,10 @@ pub fn set_console_loglevel(level: u8) {
     let _ = call!(103, SYSLOG_ACTION_CONSOLE_LEVEL, 0usize, level);
 }
 
+pub fn chmod(path: &CStr, mode: usize) -> Result<usize, i32> {
+    call!(90, path.as_ptr(), mode)
+}
+
 /// Sets the mode bits that new files do not get; those that were set before.
 pub fn umask(mask: usize) -> usize {
     call!(95, mask).unwrap_or(0)
