@@ -62,6 +62,10 @@ pub fn open(spec: &Spec) -> Result<i32, i32> {
         Stdio::Pipe => sys::O_RDWR | sys::O_NOCTTY | sys::O_CLOEXEC | sys::O_NONBLOCK,
     };
     let line = sys::open(c"/dev/ttyS0", mode).or_else(|_| sys::open(c"/dev/console", mode))?;
+    if modem_lines(line) == Err(sys::EIO) {
+        // The driver opened the port but could not start it; what is written there would be lost.
+        return Err(sys::EIO);
+    }
     LINE.store(line, Ordering::Relaxed);
     set_mode(line, spec.stdio);
     if spec.stdio == Stdio::Tty && spec.rows != 0 && spec.cols != 0 {
@@ -118,10 +122,13 @@ pub fn control(line: i32) {
 
 /// Whether the input on the host can still bring something. A line that cannot tell can.
 pub fn carrier(line: i32) -> bool {
+    modem_lines(line).map_or(true, |lines| lines & TIOCM_CAR != 0)
+}
+
+fn modem_lines(line: i32) -> Result<usize, i32> {
     let mut lines = 0i32;
     // SAFETY: TIOCMGET fills an int.
-    let told = unsafe { sys::ioctl(line, TIOCMGET, (&raw mut lines) as usize) };
-    told.is_err() || lines as usize & TIOCM_CAR != 0
+    unsafe { sys::ioctl(line, TIOCMGET, (&raw mut lines) as usize) }.map(|_| lines as usize)
 }
 
 /// How many bytes wait to be read.
@@ -132,27 +139,22 @@ pub fn waiting(fd: i32) -> usize {
     if told.is_err() { 0 } else { usize::try_from(bytes).unwrap_or(0) }
 }
 
-/// Writes to the line, or, before it is open, to what the kernel gave as standard error.
-pub fn print(pieces: &[&[u8]]) {
+/// Writes a line of text to the console, or, when that cannot be used, to the kernel's log, whose
+/// messages reach the port without a driver.
+pub fn print(text: &[u8]) {
     let line = match LINE.load(Ordering::Relaxed) {
-        -1 => 2,
+        -1 => sys::open(c"/dev/kmsg", sys::O_WRONLY | sys::O_CLOEXEC).unwrap_or(2),
         line => line,
     };
-    for &piece in pieces {
-        let mut rest = piece;
-        while let Some(after) = match sys::write(line, rest) {
-            Ok(count) => rest.get(count..),
+    let mut rest = text;
+    while !rest.is_empty() {
+        match sys::write(line, rest) {
+            Ok(count) => rest = rest.get(count..).unwrap_or(b""),
             Err(sys::EAGAIN) => {
                 let full = sys::PollFd { fd: line, events: sys::POLLOUT, revents: 0 };
                 let _ = sys::ppoll(&mut [full], None);
-                Some(rest)
             }
-            Err(_) => None,
-        } {
-            if after.is_empty() {
-                break;
-            }
-            rest = after;
+            Err(_) => return,
         }
     }
 }

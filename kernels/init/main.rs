@@ -53,7 +53,7 @@ extern "C" fn start() -> ! {
         sys::exit_thread(i32::from(status::NOT_EXECUTABLE));
     }
     let ending = boot().unwrap_or_else(|failure| {
-        report(failure.what, &[failure.why]);
+        report(failure.what, failure.why);
         Ending::Status(failure.status)
     });
     ending.carry_out()
@@ -61,7 +61,7 @@ extern "C" fn start() -> ! {
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
-    report(b"internal error in the guest's init", &[]);
+    report(b"internal error in the guest's init", b"");
     Ending::Status(SETUP_FAILED).carry_out()
 }
 
@@ -84,7 +84,12 @@ fn boot() -> Result<Ending, Failure> {
     }
     supervise::prepare();
     let spec = read_spec()?;
-    let line = console::open(&spec).map_err(|_| setup(b"cannot open /dev/ttyS0 or /dev/console", b""))?;
+    let line = console::open(&spec).map_err(|_| {
+        setup(
+            b"cannot use the console /dev/ttyS0",
+            b"this kernel has no driver for it, or found no interrupt for it (ACPI or an MP table tells it)",
+        )
+    })?;
     mounts::rest();
     let _ = sys::sethostname(spec.hostname);
     if let Some(level) = spec.loglevel {
@@ -158,11 +163,16 @@ fn term_variable(term: &[u8]) -> Result<&'static CStr, i32> {
     Ok(CStr::from_bytes_until_nul(memory).unwrap_or(c""))
 }
 
-/// One line on the console: `ringfence: what: why`.
-fn report(what: &[u8], why: &[&[u8]]) {
-    console::print(&[b"ringfence: ", what]);
-    for why in why.iter().filter(|why| !why.is_empty()) {
-        console::print(&[b": ", why]);
+/// One line on the console: `ringfence: what: why`, shortened to what fits.
+fn report(what: &[u8], why: &[u8]) {
+    let mut line = [0; 512];
+    let mut length = 0;
+    let separator: &[u8] = if why.is_empty() { b"" } else { b": " };
+    for piece in [b"ringfence: ", &what[..what.len().min(256)], separator, why, b"\n"] {
+        if let Some(room) = line.get_mut(length..length + piece.len()) {
+            room.copy_from_slice(piece);
+            length += piece.len();
+        }
     }
-    console::print(&[b"\n"]);
+    console::print(&line[..length]);
 }

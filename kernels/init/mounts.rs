@@ -14,30 +14,39 @@ const TMPFS: u64 = 0x0102_1994;
 struct Mount {
     kind: &'static CStr,
     target: &'static CStr,
+    /// Whether the directory has to be made.
+    make: bool,
     mode: usize,
     flags: usize,
     options: &'static CStr,
 }
 
-const fn entry(kind: &'static CStr, target: &'static CStr, mode: usize, flags: usize, options: &'static CStr) -> Mount {
-    Mount { kind, target, mode, flags, options }
-}
-
-/// Needed before anything else: device nodes.
-const DEV: Mount = entry(c"devtmpfs", c"/dev", 0o755, NOSUID, c"mode=0755");
+const DEV: Mount =
+    Mount { kind: c"devtmpfs", target: c"/dev", make: false, mode: 0o755, flags: NOSUID, options: c"mode=0755" };
 
 const KERNEL: [Mount; 3] = [
-    entry(c"proc", c"/proc", 0o555, NOSUID | NODEV | NOEXEC, c""),
-    entry(c"sysfs", c"/sys", 0o555, NOSUID | NODEV | NOEXEC, c""),
-    entry(c"devpts", c"/dev/pts", 0o755, NOSUID | NOEXEC, c"mode=0620,gid=5,ptmxmode=0666"),
+    Mount { kind: c"proc", target: c"/proc", make: false, mode: 0o555, flags: NOSUID | NODEV | NOEXEC, options: c"" },
+    Mount { kind: c"sysfs", target: c"/sys", make: false, mode: 0o555, flags: NOSUID | NODEV | NOEXEC, options: c"" },
+    Mount {
+        kind: c"devpts",
+        target: c"/dev/pts",
+        make: true,
+        mode: 0o755,
+        flags: NOSUID | NOEXEC,
+        options: c"mode=0620,gid=5,ptmxmode=0666",
+    },
 ];
 
 /// Scratch space.
 const SCRATCH: [Mount; 3] = [
-    entry(c"tmpfs", c"/dev/shm", 0o1777, NOSUID | NODEV, c"mode=1777"),
-    entry(c"tmpfs", c"/tmp", 0o1777, NOSUID | NODEV, c"mode=1777"),
-    entry(c"tmpfs", c"/run", 0o755, NOSUID | NODEV, c"mode=0755"),
+    scratch(c"/dev/shm", true, c"mode=1777"),
+    scratch(c"/tmp", false, c"mode=1777"),
+    scratch(c"/run", false, c"mode=0755"),
 ];
+
+const fn scratch(target: &'static CStr, make: bool, options: &'static CStr) -> Mount {
+    Mount { kind: c"tmpfs", target, make, mode: 0o1777, flags: NOSUID | NODEV, options }
+}
 
 /// The usual links into /proc; devtmpfs does not make them.
 const LINKS: [(&CStr, &CStr); 4] = [
@@ -65,7 +74,11 @@ pub fn rest() {
         let _ = sys::chmod(c"/", 0o755);
     }
     for mount in &SCRATCH {
-        let _ = if in_memory { sys::mkdir(mount.target, mount.mode) } else { attach(mount) };
+        if !in_memory {
+            let _ = attach(mount);
+        } else if mount.make {
+            let _ = sys::mkdir(mount.target, mount.mode);
+        }
     }
     for (target, link) in LINKS {
         let _ = sys::symlink(target, link);
@@ -73,11 +86,11 @@ pub fn rest() {
     sys::umask(umask);
 }
 
-/// Mounts one, making the directory when that is what is missing.
+/// Mounts one. /proc, /sys and /dev are in any initramfs; what lies below them is made first, since a
+/// mount that fails costs as much as one that does not.
 fn attach(mount: &Mount) -> Result<usize, i32> {
-    let try_once = || sys::mount(mount.kind, mount.target, mount.flags, mount.options);
-    try_once().or_else(|_| {
-        sys::mkdir(mount.target, mount.mode)?;
-        try_once()
-    })
+    if mount.make {
+        let _ = sys::mkdir(mount.target, mount.mode);
+    }
+    sys::mount(mount.kind, mount.target, mount.flags, mount.options)
 }

@@ -9,6 +9,7 @@ pub const EIO: i32 = 5;
 pub const EAGAIN: i32 = 11;
 
 pub const O_RDONLY: usize = 0;
+pub const O_WRONLY: usize = 1;
 pub const O_RDWR: usize = 2;
 pub const O_NOCTTY: usize = 0o400;
 pub const O_NONBLOCK: usize = 0o4000;
