@@ -4,7 +4,7 @@
 //! eight times as much. Nothing waits for them that can do without: busybox's shell runs applets
 //! by itself, and a command that starts no other program needs none.
 
-use crate::sys;
+use crate::{memory, sys};
 use core::ffi::CStr;
 
 /// The names, each with its NUL, as the monitor listed them when it made the initramfs.
@@ -74,8 +74,9 @@ pub fn runs_alone(command: &[u8]) -> bool {
 /// Makes the links. Without a list (an initramfs of someone else's) there is nothing to do.
 pub fn link_all() {
     let Ok(fd) = sys::open(LIST, sys::O_RDONLY | sys::O_CLOEXEC) else { return };
-    let Ok(list) = sys::map_memory(LIST_MAX) else { return };
-    let length = sys::read(fd, list).unwrap_or(0);
+    let size = sys::file_size(fd).unwrap_or(0).min(LIST_MAX);
+    let Ok(list) = memory::take(size) else { return };
+    let length = sys::pread(fd, list, 0).unwrap_or(0);
     sys::close(fd);
     let mut path = [0; 128];
     path[..DIRECTORY.len()].copy_from_slice(DIRECTORY);

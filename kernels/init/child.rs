@@ -1,7 +1,7 @@
 //! The payload: the command or the shell, from argv to execve(2).
 
 use crate::spec::{Spec, Stdio};
-use crate::{applets, console, status, sys, task};
+use crate::{applets, console, memory, status, sys, task};
 use core::ffi::CStr;
 use core::ptr;
 
@@ -64,7 +64,7 @@ impl Payload {
         let count = args.clone().count() + environment.clone().count() + 2;
         let name = if interactive { c"/bin/sh" } else { spec.args().next().unwrap_or(c"") };
         let path_is_given = spec.envs().any(|set| status::value_of(set.to_bytes(), b"PATH").is_some());
-        let mut arena = Arena { rest: sys::map_memory(count * size_of::<*const u8>())? };
+        let mut arena = Arena { rest: memory::take(count * size_of::<*const u8>())? };
         Ok(Payload {
             argv: arena.pointers(args),
             envp: arena.pointers(environment),
@@ -143,8 +143,8 @@ fn execute(payload: &Payload) -> i32 {
     if name.is_empty() {
         return worst;
     }
+    let mut buffer = [0; 4096];
     for directory in payload.path.split(|&byte| byte == b':') {
-        let mut buffer = [0; 4096];
         let file =
             status::candidate(&mut buffer, directory, name).and_then(|file| CStr::from_bytes_with_nul(file).ok());
         // Asking first is far cheaper than an execve that fails.

@@ -47,6 +47,9 @@ const IEXTEN: u32 = 0o100_000;
 const VTIME: usize = 5;
 const VMIN: usize = 6;
 
+/// A critical message, as /dev/kmsg takes its level.
+pub const LEVEL: &[u8] = b"<2>";
+
 /// The line's descriptor, for the watching thread.
 static LINE: AtomicI32 = AtomicI32::new(-1);
 /// Where that thread reports that a modem line moved, or -1.
@@ -139,14 +142,13 @@ pub fn waiting(fd: i32) -> usize {
     if told.is_err() { 0 } else { usize::try_from(bytes).unwrap_or(0) }
 }
 
-/// Writes a line of text to the console, or, when that cannot be used, to the kernel's log, whose
-/// messages reach the port without a driver.
+/// Writes a line of text, which starts with [`LEVEL`], to the console, or, when that cannot be used,
+/// to the kernel's log, whose messages reach the port without a driver.
 pub fn print(text: &[u8]) {
-    let line = match LINE.load(Ordering::Relaxed) {
-        -1 => sys::open(c"/dev/kmsg", sys::O_WRONLY | sys::O_CLOEXEC).unwrap_or(2),
-        line => line,
+    let (line, mut rest) = match LINE.load(Ordering::Relaxed) {
+        -1 => (sys::open(c"/dev/kmsg", sys::O_WRONLY | sys::O_CLOEXEC).unwrap_or(2), text),
+        line => (line, text.strip_prefix(LEVEL).unwrap_or(text)),
     };
-    let mut rest = text;
     while !rest.is_empty() {
         match sys::write(line, rest) {
             Ok(count) => rest = rest.get(count..).unwrap_or(b""),

@@ -18,6 +18,7 @@ mod applets;
 mod child;
 mod console;
 mod intrinsics;
+mod memory;
 mod mounts;
 mod ports;
 mod pump;
@@ -112,7 +113,7 @@ fn read_spec() -> Result<Spec<'static>, Failure> {
     if size == 0 || size > SPEC_MAX {
         return Err(setup(NAME, b"its size is out of range"));
     }
-    let memory = sys::map_memory(size).map_err(|_| setup(NAME, b"no memory to read it"))?;
+    let memory = memory::take(size).map_err(|_| setup(NAME, b"no memory to read it"))?;
     let mut filled = 0;
     while filled < size {
         match sys::pread(fd, &mut memory[filled..], filled as u64) {
@@ -157,18 +158,19 @@ fn run(spec: &Spec<'static>, line: i32) -> Result<Ending, Failure> {
 /// `TERM=` and the terminal's type.
 fn term_variable(term: &[u8]) -> Result<&'static CStr, i32> {
     const NAME: &[u8] = b"TERM=";
-    let memory = sys::map_memory(NAME.len() + term.len() + 1)?;
+    let memory = memory::take(NAME.len() + term.len() + 1)?;
     memory[..NAME.len()].copy_from_slice(NAME);
     memory[NAME.len()..NAME.len() + term.len()].copy_from_slice(term);
     Ok(CStr::from_bytes_until_nul(memory).unwrap_or(c""))
 }
 
-/// One line on the console: `ringfence: what: why`, shortened to what fits.
+/// One line on the console: `ringfence: what: why`, shortened to what fits. The level before it is
+/// for the kernel's log: critical, so that `quiet` does not hide it.
 fn report(what: &[u8], why: &[u8]) {
     let mut line = [0; 512];
     let mut length = 0;
     let separator: &[u8] = if why.is_empty() { b"" } else { b": " };
-    for piece in [b"ringfence: ", &what[..what.len().min(256)], separator, why, b"\n"] {
+    for piece in [console::LEVEL, b"ringfence: ", &what[..what.len().min(256)], separator, why, b"\n"] {
         if let Some(room) = line.get_mut(length..length + piece.len()) {
             room.copy_from_slice(piece);
             length += piece.len();

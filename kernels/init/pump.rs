@@ -1,8 +1,8 @@
 //! The payload's pipes, joined to the raw serial line: what arrives goes to its standard input,
 //! what it writes goes out. Neither direction waits for the other.
 
-use crate::console;
 use crate::sys::{self, PollFd};
+use crate::{console, memory};
 
 /// A line discipline hands out, and the serial driver takes, at most this much at a time.
 const CHUNK: usize = 4096;
@@ -17,7 +17,7 @@ const FIRST_LOOK: u64 = 2;
 struct Flow {
     from: i32,
     to: i32,
-    buffer: [u8; CHUNK],
+    buffer: &'static mut [u8],
     start: usize,
     end: usize,
     /// Bytes read so far.
@@ -38,8 +38,8 @@ enum Step {
 }
 
 impl Flow {
-    const fn new(from: i32, to: i32) -> Self {
-        Flow { from, to, buffer: [0; CHUNK], start: 0, end: 0, taken: 0 }
+    fn new(from: i32, to: i32) -> Result<Self, i32> {
+        Ok(Flow { from, to, buffer: memory::take(CHUNK)?, start: 0, end: 0, taken: 0 })
     }
 
     fn is_empty(&self) -> bool {
@@ -100,8 +100,8 @@ impl Pump {
         sys::set_nonblocking(feed)?;
         sys::set_nonblocking(drain)?;
         Ok(Pump {
-            input: Flow::new(line, feed),
-            output: Flow::new(drain, line),
+            input: Flow::new(line, feed)?,
+            output: Flow::new(drain, line)?,
             input_open: true,
             output_open: true,
             report,
