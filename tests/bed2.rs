@@ -7,9 +7,9 @@ mod bed;
 
 use std::os::unix::ffi::OsStrExt;
 
-use bed::guest::{Guest, MAKE_INITRD};
+use bed::guest::{Guest, MAKE_INITRD, TICK, default_kernel};
 use bed::shadow::{Taken, probe};
-use bed::{Bed, usable};
+use bed::{Bed, skip, usable};
 
 /// Proves that the bed itself tells the truth: arguments reach the job byte for byte, its output and its files come back
 /// byte for byte, its status is the script's.
@@ -68,6 +68,83 @@ fn the_unmodified_debian_kernel_boots_in_every_size() {
     for guest in &guests {
         guest.assert_sees_its_machine(&done);
         assert_eq!(guest.status(&done), 0, "{}", guest.story(&done));
+    }
+}
+
+/// Proves that the default kernel reaches userspace in the same sizes and that each way out of a Linux guest is the
+/// status it should be: reset by the keyboard controller, by ACPI and by a triple fault, and a panic with no init.
+#[test]
+fn the_default_kernel_boots_in_every_size_and_ends_every_way() {
+    if !usable() {
+        return;
+    }
+    let kernel = match default_kernel() {
+        Ok(path) => path,
+        Err(reason) => return skip(reason),
+    };
+    let guest = |name, cpus, memory_mib, cmdline| {
+        let kernel = "/guest/kernel";
+        Guest { name, kernel, cpus, memory_mib, cmdline, seconds: 40 }
+    };
+    let guests = [
+        (guest("small", 1, 128, "end=reboot"), 0),
+        (guest("medium", 2, 1024, "reboot=a end=reboot"), 0),
+        (guest("large", 4, 5 * 1024, "end=poweroff"), 0),
+        (guest("fault", 1, 128, "reboot=t end=reboot"), 125),
+    ];
+    let panic = guest("panic", 1, 128, "rdinit=/nothing");
+    let job: String = guests.iter().map(|(guest, _)| guest.job()).chain([panic.job()]).collect();
+    let done = Bed::new(2, 7 * 1024, 250).file(&kernel, "/guest/kernel").script(&format!("{MAKE_INITRD}{job}"));
+    assert_eq!(done.status, 0, "{done}");
+    for (guest, status) in &guests {
+        guest.assert_sees_its_machine(&done);
+        assert_eq!(guest.status(&done), *status, "{}", guest.story(&done));
+    }
+    assert!(done.text("fault.errors").contains("triple fault"), "{}", guests[3].0.story(&done));
+    assert_eq!(panic.status(&done), 0, "{}", panic.story(&done));
+    assert!(done.text("panic.console").contains("Kernel panic"), "{}", panic.story(&done));
+}
+
+/// Commands for the default guest, each with its name in /out; `run` is the shell function of [`RUN`].
+const COMMANDS: &str = r#"
+run word printf '[%s]' 'a  "b"' "it's" '' '$HOME \ * ü'
+run status sh -c 'exit 7'
+run killed sh -c 'kill -9 $$'
+run missing no-such-command
+run forbidden /proc/cpuinfo
+"#;
+
+/// run NAME COMMAND...: the command in the default guest; its output, ringfence's own words and the status in /out.
+const RUN: &str = r#"
+run() {
+    name=$1
+    shift
+    ringfence run --timeout 40 --kernel /guest/kernel --cmdline "quiet $tick" -- "$@" </dev/null \
+        >/out/$name 2>/out/$name.errors
+    echo $? >/out/$name.status
+}
+"#;
+
+/// Proves that a command runs in the default guest with its exact arguments, that its output comes out byte for byte, and
+/// that the status is the container convention's.
+#[test]
+fn commands_keep_their_arguments_output_and_status() {
+    if !usable() {
+        return;
+    }
+    let kernel = match default_kernel() {
+        Ok(path) => path,
+        Err(reason) => return skip(reason),
+    };
+    let job = format!("tick={TICK}\n{RUN}{COMMANDS}");
+    let done = Bed::new(2, 2048, 250).file(&kernel, "/guest/kernel").script(&job);
+    assert_eq!(done.status, 0, "{done}");
+    let told = |name: &str| format!("{name}: {}{}", done.text(name), done.text(&format!("{name}.errors")));
+    assert_eq!(done.text("word"), r#"[a  "b"][it's][][$HOME \ * ü]"#, "{}", told("word"));
+    for (name, expected) in
+        [("word", "0"), ("status", "7"), ("killed", "137"), ("missing", "127"), ("forbidden", "126")]
+    {
+        assert_eq!(done.text(&format!("{name}.status")).trim(), expected, "{}", told(name));
     }
 }
 

@@ -1,6 +1,8 @@
 //! Linux guests run by ringfence inside the bed, and what they say of themselves.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::Command;
 
 use super::Done;
 
@@ -12,24 +14,41 @@ pub const TICK: &str = "nohz=off";
 /// RAM that is not RAM to the guest: the legacy hole from 640 KiB to 1 MiB.
 const LEGACY_HOLE: u64 = 0x6_0000;
 
+/// The kernel that comes with ringfence, where one has been built; RINGFENCE_TEST_KERNEL names another in its place.
+pub fn default_kernel() -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("RINGFENCE_TEST_KERNEL") {
+        return Ok(path.into());
+    }
+    let found = Command::new(env!("CARGO_BIN_EXE_ringfence")).args(["kernel", "path"]).output();
+    let found = found.map_err(|error| format!("ringfence kernel path: {error}"))?;
+    if found.status.success() {
+        return Ok(PathBuf::from(String::from_utf8_lossy(&found.stdout).trim()));
+    }
+    let said = String::from_utf8_lossy(&found.stderr);
+    Err(format!("no default kernel (ringfence kernel build): {}", said.lines().next().unwrap_or_default()))
+}
+
 /// The shell commands, for a job, that make an initial RAM file system of L1's busybox at /guest/initrd. Its init prints
 /// what the guest sees of its CPUs and RAM as one line of words NAME=VALUE, then does what "end=" on the kernel's
 /// command line says: poweroff, reboot, or a letter for /proc/sysrq-trigger.
 pub const MAKE_INITRD: &str = r#"
-mkdir -p /tmp/initrd/bin /tmp/initrd/proc /tmp/initrd/sys && cp /bin/busybox /tmp/initrd/bin/
+mkdir -p /tmp/initrd/bin /tmp/initrd/dev /tmp/initrd/proc /tmp/initrd/sys && cp /bin/busybox /tmp/initrd/bin/
 cat >/tmp/initrd/init <<'INIT'
 #!/bin/busybox sh
+/bin/busybox mount -t devtmpfs dev /dev
+exec </dev/console >/dev/console 2>&1
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox --install -s /bin
 ram=0
-for range in /sys/firmware/memmap/*; do
-    [ "$(cat $range/type)" = "System RAM" ] && ram=$((ram + $(cat $range/end) - $(cat $range/start) + 1))
+for range in $(dmesg | sed -n 's/.*BIOS-e820: \[mem \(0x[0-9a-f]*\)-\(0x[0-9a-f]*\)\] usable$/\1,\2/p'); do
+    ram=$((ram + ${range#*,} - ${range%,*} + 1))
 done
 total=$(sed -n 's/^MemTotal: *\([0-9]*\) kB$/\1/p' /proc/meminfo)
 packages=$(sort -u /sys/devices/system/cpu/cpu*/topology/physical_package_id | wc -l)
 cores=$(sort -u /sys/devices/system/cpu/cpu*/topology/core_id | wc -l)
 echo "guest cpus=$(nproc) ram=$ram total=$total packages=$packages cores=$cores clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+sleep 0.2 # the serial driver sends after echo has returned, a reset does not wait for it
 for word in $(cat /proc/cmdline); do
     case $word in
     end=poweroff) poweroff -f ;;

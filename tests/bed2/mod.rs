@@ -6,10 +6,8 @@ pub mod shadow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One emulated machine at a time: each takes as many of the host's CPUs as it has processors.
-static MACHINE: Mutex<()> = Mutex::new(());
+use rustix::fs::{FlockOperation, flock};
 
 /// A machine to boot: its size, and what is put into its file system.
 pub struct Bed {
@@ -71,7 +69,7 @@ impl Bed {
 
     fn run(self, command: &[&str]) -> Done {
         let results = tempfile::tempdir().expect("a temporary folder");
-        let _one_at_a_time: MutexGuard<()> = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = wait_for_turn();
         let output = Command::new(script_path())
             .arg("--out")
             .arg(results.path())
@@ -108,16 +106,27 @@ impl std::fmt::Display for Done {
     }
 }
 
+/// One emulated machine at a time, because each keeps as many of the host's CPUs busy as it has processors. A lock on a
+/// file, because tests may run as threads or as processes; it goes with the file.
+fn wait_for_turn() -> std::fs::File {
+    let file = std::fs::File::open(script_path()).expect("the script can be read");
+    flock(&file, FlockOperation::LockExclusive).expect("the script can be locked");
+    file
+}
+
 fn script_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed2/bed2")
 }
 
 /// Whether the bed can be used here. Where it cannot, says why it is left out; under CI that is a failure.
 pub fn usable() -> bool {
-    let Err(reason) = try_fetch() else { return true };
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "the nested bed must work under CI: {reason}");
+    try_fetch().map_err(skip).is_ok()
+}
+
+/// Says why a test is left out; under CI that is a failure.
+pub fn skip(reason: String) {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "nothing may be left out under CI: {reason}");
     println!("skipped: {reason}");
-    false
 }
 
 fn try_fetch() -> Result<(), String> {
