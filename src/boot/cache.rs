@@ -48,8 +48,10 @@ pub enum CacheError {
         path: PathBuf,
     },
     /// Another run holds the lock.
-    #[error("{} stays locked by another run for {} s", path.display(), LOCK_PATIENCE.as_secs())]
+    #[error("{} was held by another run for {waited:?}", path.display())]
     Locked {
+        /// How long it was waited for.
+        waited: Duration,
         /// The lock.
         path: PathBuf,
     },
@@ -80,6 +82,8 @@ pub struct Kept {
 pub struct Cache {
     folder: PathBuf,
     limit: u64,
+    /// How long to wait for another run that is writing.
+    patience: Duration,
     /// Damaged files found and removed, for the user to read.
     pub warnings: Vec<String>,
 }
@@ -95,7 +99,7 @@ const MAX_LINKS: usize = 256;
 impl Cache {
     /// The cache in `folder`, which may hold `limit` bytes.
     pub fn new(folder: &Path, limit: u64) -> Self {
-        Self { folder: folder.to_owned(), limit, warnings: Vec::new() }
+        Self { folder: folder.to_owned(), limit, patience: LOCK_PATIENCE, warnings: Vec::new() }
     }
 
     /// The kernel unpacked before from the file with this identity key.
@@ -232,10 +236,10 @@ impl Cache {
         loop {
             match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(lock),
-                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if start.elapsed() < LOCK_PATIENCE => {
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if start.elapsed() < self.patience => {
                     sleep(LOCK_POLL);
                 }
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(CacheError::Locked { path }),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(CacheError::Locked { waited: self.patience, path }),
                 Err(e) => return Err(cache_error("cannot be locked", &path)(e.into())),
             }
         }

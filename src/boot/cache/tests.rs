@@ -226,3 +226,45 @@ fn kept_kernels_can_be_mapped() {
         assert_eq!(marker(&kernel), 0xf4);
     }
 }
+
+/// Proves that a lock which stays held is waited for no longer than told, and that nothing is written meanwhile.
+#[test]
+fn a_held_lock_is_not_waited_for_long() {
+    let bed = bed();
+    fs::create_dir_all(bed.cache()).unwrap();
+    let mut cache = Cache::new(&bed.cache(), u64::MAX);
+    cache.patience = Duration::from_millis(30);
+    let held = cache.lock().unwrap();
+    let content = blake3::hash(b"content");
+    let result = cache.store(&content, |_| -> Result<(), ()> { panic!("nothing may be written without the lock") });
+    assert!(matches!(result, Err(StoreError::Cache(CacheError::Locked { .. }))), "{result:?}");
+    drop(held);
+    let kept = cache.store(&content, |file| file.write_all(b"kernel").map_err(drop)).unwrap();
+    assert_eq!((kept.length, cache.find_by_content(&content).unwrap().length), (6, 6));
+}
+
+/// Proves that a kernel which cannot be unpacked leaves nothing behind.
+#[test]
+fn a_failed_kernel_leaves_nothing() {
+    let bed = bed();
+    let mut cache = Cache::new(&bed.cache(), u64::MAX);
+    let result = cache.store(&blake3::hash(b"content"), |file| {
+        file.write_all(b"half").unwrap();
+        Err("damaged")
+    });
+    assert!(matches!(result, Err(StoreError::Make("damaged"))), "{result:?}");
+    assert_eq!(bed.named("lock").len(), fs::read_dir(bed.cache()).unwrap().count());
+}
+
+/// Proves that a file another user could have written is not used.
+#[test]
+fn files_others_can_write_are_not_used() {
+    let bed = bed();
+    let image = bed.image(6);
+    bed.open(&image);
+    let path = bed.named(".elf").remove(0);
+    let inode = fs::metadata(&path).unwrap().ino();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    assert_eq!(marker(&bed.open(&image)), 6);
+    assert_ne!(fs::metadata(&path).unwrap().ino(), inode, "it was made anew");
+}
