@@ -82,7 +82,10 @@ fn watch_opens(slave: &Path) -> io::Result<OwnedFd> {
 impl Pty {
     pub(super) fn new(master: OwnedFd, slave: &Path, link: Option<Name>, line: Arc<Line>, output: Arc<Output>) -> Self {
         let opened = watch_opens(slave).ok();
-        Self { master: Arc::new(master), opened, attached: false, line, output, _link: link }
+        let mut pty = Self { master: Arc::new(master), opened, attached: false, line, output, _link: link };
+        // Somebody may have followed the link before the watch began.
+        pty.attach_if_used();
+        pty
     }
 
     /// The watch says only that somebody came; whether somebody is there, the master says.

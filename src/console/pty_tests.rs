@@ -56,6 +56,20 @@ fn users_come_and_go() {
     assert!(!console.input().unwrap().ended() && output.fault().is_none());
 }
 
+/// One who comes before the watch for users begins is seen all the same, without another event.
+#[test]
+fn an_early_user() {
+    let (master, path) = crate::console::pty::open().unwrap();
+    let mut user = File::from(open_slave(&path));
+    let line = std::sync::Arc::new(crate::console::line::Line::default());
+    let drain = crate::console::line::LineDrain::new(std::sync::Arc::clone(&line));
+    let output = Output::new(Box::new(drain));
+    let _pty = super::Pty::new(master, &path, None, line, std::sync::Arc::clone(&output));
+    push(&output, b"hello");
+    assert!(output.flush(None));
+    assert_eq!(read(&mut user, 5), b"hello");
+}
+
 /// What a user typed last is read although the user has left.
 #[test]
 fn last_words_are_read() {

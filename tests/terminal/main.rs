@@ -12,6 +12,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use guests::{Guest, exit, kvm_works};
@@ -248,10 +249,26 @@ fn a_large_paste() {
     assert_eq!(session.end(), (Some(0), None));
 }
 
+/// Kills a process that has not ended in time, so that whoever reads from it gets an end and fails. Ends when dropped.
+fn watchdog(child: &Child) -> mpsc::Sender<()> {
+    let (done, wait) = mpsc::channel();
+    let pid = child.id() as i32;
+    std::thread::spawn(move || {
+        if wait.recv_timeout(session::PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("killed: it took longer than {:?}", session::PATIENCE);
+            // SAFETY: the child is waited for only after the sender is dropped.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    });
+    done
+}
+
 fn output_of(mut child: Child) -> (Option<i32>, Vec<u8>, String) {
+    let watchdog = watchdog(&child);
     let (mut out, mut err) = (Vec::new(), String::new());
     child.stdout.take().unwrap().read_to_end(&mut out).unwrap();
     child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    drop(watchdog);
     (child.wait().unwrap().code(), out, err)
 }
 
@@ -303,6 +320,7 @@ fn a_reader_that_leaves() {
     }
     let (mut command, _file) = run(&[]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let watchdog = watchdog(&child);
     let mut ready = [0; 5];
     let mut out = child.stdout.take().unwrap();
     out.read_exact(&mut ready).unwrap();
@@ -311,6 +329,9 @@ fn a_reader_that_leaves() {
     let mut feed = child.stdin.take().unwrap();
     feed.write_all(&pattern(100_000)).unwrap();
     drop(feed);
+    let mut err = Vec::new();
+    child.stderr.take().unwrap().read_to_end(&mut err).unwrap();
+    drop(watchdog);
     assert_eq!(child.wait().unwrap().code(), Some(ON_LOST_CARRIER));
 }
 
@@ -338,8 +359,10 @@ fn talk(mut line: impl Read + Write, greeting: &[u8]) {
 fn with_name(console: &str, name: &Path, talking: impl FnOnce()) {
     let (mut command, _file) = run(&["--console", console]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let watchdog = watchdog(&child);
     appears(name);
     talking();
+    drop(watchdog);
     // SAFETY: the child has not been waited for, so its id is still its own.
     assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
     let (status, out, err) = output_of(child);
