@@ -96,6 +96,9 @@ fn wrong_arguments() {
         ("wrong_entry", &["run", "--entry", "bios"]),
         ("wrong_two_cmdlines", &["run", "--cmdline", "a", "--cmdline-only", "b"]),
         ("wrong_command_without_dashes", &["run", "uname"]),
+        ("wrong_flavour", &["kernel", "build", "--flavour", "tiny"]),
+        ("wrong_jobs", &["kernel", "build", "--jobs", "0"]),
+        ("wrong_rm", &["kernel", "rm"]),
     ];
     for (name, args) in cases {
         let output = ringfence(args);
@@ -182,4 +185,69 @@ fn man_pages_and_completions() {
             assert!(text.contains(words.last().unwrap()), "{shell}: {words:?}");
         }
     }
+}
+
+/// Proves what `kernel` says of an empty store, an unknown name and a file that is no kernel, and that an imported
+/// kernel is listed, found and removed by its name.
+#[test]
+fn the_kernel_store() {
+    let cache = TempDir::new().unwrap();
+    let file = |name: &str, content: &[u8]| {
+        let path = cache.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let said = |args: &[&str]| {
+        let output = kernel_command(args, cache.path());
+        let mut text = format!("$ ringfence kernel {}\n[status {}]\n", args.join(" "), output.status.code().unwrap());
+        text += &String::from_utf8_lossy(&[output.stdout, output.stderr].concat());
+        text.replace(cache.path().to_str().unwrap(), "CACHE")
+    };
+    let (elf, other) = (file("mine", &smallest_elf()), file("other", b"#!/bin/sh\necho not a kernel\n"));
+    let mut text = String::new();
+    for args in [
+        &["list"][..],
+        &["list", "--json"],
+        &["path"],
+        &["path", "full"],
+        &["path", "mine"],
+        &["rm", "mine"],
+        &["import", &other],
+        &["import", "/nonexistent/vmlinux"],
+        &["import", &elf, "--name", "micro"],
+        &["import", &elf],
+        &["import", &elf],
+        &["list"],
+        &["path", "mine"],
+        &["rm", "mine"],
+        &["rm", "--all"],
+    ] {
+        text += &said(args);
+        text += "\n";
+    }
+    picture("kernel_store", &text);
+}
+
+fn kernel_command(args: &[&str], cache: &std::path::Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+    command.arg("kernel").args(args).env("RINGFENCE_CACHE", cache).env("PATH", "").stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// An ELF-64 file of one byte of code at 2 MiB (ELF-64 Object File Format, version 1.5, tables 2 and 6).
+fn smallest_elf() -> Vec<u8> {
+    let mut file = Vec::new();
+    file.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    file.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    for number in [0x20_0000_u64, 64, 0] {
+        file.extend(number.to_le_bytes());
+    }
+    file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
+    file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for number in [0x1000_u64, 0x20_0000, 0x20_0000, 1, 1, 0x1000] {
+        file.extend(number.to_le_bytes());
+    }
+    file.resize(0x1000, 0);
+    file.push(0xf4);
+    file
 }

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod docs;
+pub mod kernel;
 #[allow(unsafe_code)]
 mod process;
 pub mod run;
@@ -27,6 +28,7 @@ pub struct Cli {
 enum Command {
     Run(Box<run::RunArgs>),
     Check(check::CheckArgs),
+    Kernel(kernel::KernelArgs),
     #[command(hide = true)]
     Docs(docs::DocsArgs),
 }
@@ -49,6 +51,7 @@ pub fn main() -> i32 {
     let result = match cli.command {
         Command::Run(args) => run::run(&args, start),
         Command::Check(args) => check::run(&args),
+        Command::Kernel(args) => kernel::run(&args),
         Command::Docs(args) => docs::run(&args, Cli::command()),
     };
     result.unwrap_or_else(|error| {
