@@ -111,7 +111,7 @@ fn the_json_schema_is_stable() {
 #[test]
 fn the_table_suits_the_terminal() {
     let report = report(Flavour::PageTable, |_| 1);
-    for width in [60, 80, 100, 120] {
+    for width in [70, 80, 100, 120] {
         let plain = text::render(&report, Style { width, colour: false });
         assert!(plain.lines().all(|line| line.chars().count() <= width), "{width}:\n{plain}");
         let coloured = text::render(&report, Style { width, colour: true });

@@ -11,12 +11,10 @@ use crate::config::{ConsoleSpec, KernelFile, MachineConfig};
 use crate::console::Console;
 use crate::guest::initramfs::default_initramfs;
 use crate::guest::spec::{Spec, Stdio, WindowSize, spec_overlay};
-use crate::host::Flavour;
+use crate::host::{Flavour, PAGE_TABLE_CMDLINE};
 
 /// For every kernel: messages and console on the serial port, a reset where the monitor sees it, at once after a panic.
 const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
-/// For a kernel whose ring 0 is emulated: the emulator lacks the instructions behind these features.
-const CMDLINE_PAGE_TABLE: &str = "noxsave nofsgsbase clearcpuid=popcnt,smap,smep";
 /// The guest's name when none is given.
 const DEFAULT_NAME: &str = "ringfence";
 
@@ -29,7 +27,7 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
         None => bail!("name a kernel with --kernel"),
     };
     if flavour.emulates_ring_0() {
-        parts.push(CMDLINE_PAGE_TABLE.to_owned());
+        parts.push(PAGE_TABLE_CMDLINE.to_owned());
     }
     parts.extend(args.cmdline.clone());
     parts.retain(|p| !p.is_empty());
