@@ -2,19 +2,22 @@
 
 use std::env;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 use super::RunArgs;
 use crate::config::{ConsoleSpec, KernelFile, MachineConfig};
 use crate::console::Console;
 use crate::guest::initramfs::default_initramfs;
 use crate::guest::spec::{Spec, Stdio, WindowSize, spec_overlay};
+use crate::guest::store::{cache_folder, default_kernel};
 use crate::host::{Flavour, PAGE_TABLE_CMDLINE};
 
 /// For every kernel: messages and console on the serial port, a reset where the monitor sees it, at once after a panic.
 const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
+/// For the default guest: only what goes wrong is worth a line.
+const CMDLINE_DEFAULT_GUEST: &str = "quiet";
 /// The guest's name when none is given.
 const DEFAULT_NAME: &str = "ringfence";
 
@@ -24,7 +27,10 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
     let mut parts = vec![CMDLINE.to_owned()];
     let kernel = match &args.kernel {
         Some(path) => KernelFile { path: path.clone(), immutable: false },
-        None => bail!("name a kernel with --kernel"),
+        None => {
+            parts.push(CMDLINE_DEFAULT_GUEST.to_owned());
+            KernelFile { path: default_kernel(&cache, args.flavour)?.path, immutable: true }
+        }
     };
     if flavour.emulates_ring_0() {
         parts.push(PAGE_TABLE_CMDLINE.to_owned());
@@ -55,15 +61,6 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
         entry: args.entry,
         cache: Some(cache),
     })
-}
-
-/// Where what can be made again is kept.
-fn cache_folder() -> anyhow::Result<PathBuf> {
-    let set = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    set("RINGFENCE_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|p| p.join("ringfence")))
-        .or_else(|| set("HOME").map(|p| p.join(".cache/ringfence")))
-        .context("nowhere to keep files: set RINGFENCE_CACHE to a folder")
 }
 
 /// What our init is told.

@@ -13,6 +13,7 @@ use kvm_ioctls::{Cap, Kvm};
 
 use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig};
 use crate::console::Console;
+use crate::guest::recipe;
 use crate::host::{self, Flavour};
 use crate::machine::{Limits, Machine, Outcome, Phase, Report, Timeline};
 use crate::units::ByteSize;
@@ -32,6 +33,9 @@ pub struct RunArgs {
     /// Kernel: an ELF vmlinux or a bzImage [default: the guest that comes with ringfence]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// Which of ringfence's own kernels: micro or full
+    #[arg(long, value_name = "WHICH", default_value = "micro", conflicts_with = "kernel")]
+    flavour: recipe::Flavour,
     /// Initial RAM disk, or "none" [default: busybox and ringfence's own init]
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
