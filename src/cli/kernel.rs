@@ -184,7 +184,7 @@ fn watch_signals() -> anyhow::Result<(Arc<AtomicBool>, Arc<AtomicI32>)> {
                 // Asked twice: at once. The next build sweeps up.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
-            eprintln!("\nringfence: stopping, and removing the half-built tree");
+            eprintln!("\nringfence: stopping and tidying up; once more to leave at once");
             theirs.1.store(signal, Ordering::Relaxed);
             theirs.0.store(true, Ordering::Relaxed);
         }
@@ -200,7 +200,7 @@ fn report(built: &Built, flavour: Flavour) {
     let manifest = &built.manifest;
     let seconds = manifest.build.as_ref().map_or(0.0, |build| build.seconds);
     eprintln!(
-        "built the {flavour} kernel, Linux {}, {} in {}: {}",
+        "built the {flavour} kernel, Linux {}, {} in {}\n{}",
         manifest.version.as_deref().unwrap_or("?"),
         rounded(manifest.size),
         progress::clock(seconds as u64),

@@ -66,7 +66,7 @@ pub enum BuildError {
     #[error("the kernel that was built cannot be mapped from its file {path}: {1}", path = .0.display())]
     Image(PathBuf, String),
     /// The user or the system asked to stop.
-    #[error("stopped; nothing is left of the build")]
+    #[error("stopped; nothing half-built is left")]
     Stopped,
     /// A program could not be run at all, or the log not be written.
     #[error(transparent)]
