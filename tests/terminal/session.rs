@@ -110,7 +110,7 @@ impl Session {
             }
             let wanted = String::from_utf8_lossy(wanted);
             assert!(!screen.closed, "ended before {wanted:?}: {:?}", String::from_utf8_lossy(news));
-            assert!(start.elapsed() < PATIENCE, "no {wanted:?}: {:?}", String::from_utf8_lossy(news));
+            assert!(start.elapsed() < PATIENCE, "no {wanted:?}: {:?}", String::from_utf8_lossy(&screen.bytes));
             screen = self.screen.1.wait_timeout(screen, Duration::from_millis(200)).unwrap().0;
         }
     }

@@ -1,0 +1,88 @@
+//! A person at the shell of the guest that comes with ringfence. One boot, for it takes a while where ring 0 is emulated.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::session::{PATIENCE, Session};
+use super::{guests, pattern, typed};
+
+/// What is pasted and sent back here. An emulated ring 0 needs about a millisecond a byte; the megabyte has a guest of its
+/// own.
+const AMOUNT: usize = 4096;
+
+/// The kernel that comes with ringfence; RINGFENCE_TEST_KERNEL names another in its place.
+fn kernel() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("RINGFENCE_TEST_KERNEL") {
+        return Some(path.into());
+    }
+    let found = Command::new(env!("CARGO_BIN_EXE_ringfence")).args(["kernel", "path"]).output().unwrap();
+    if found.status.success() {
+        return Some(PathBuf::from(String::from_utf8_lossy(&found.stdout).trim()));
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI must have the default kernel: ringfence kernel build");
+    println!("skipped: no default kernel (ringfence kernel build)");
+    None
+}
+
+/// Runs a line at the shell and returns what it printed. The marks are cut in two where they are typed, so that the echo of
+/// what is typed does not look like them.
+fn at_the_shell(session: &mut Session, line: &str) -> String {
+    session.type_in(format!("last=$?; echo be''gin; {line}; echo e''nd\r").as_bytes());
+    session.expect(b"begin\r\n");
+    let shown = session.expect(b"end\r\n");
+    String::from_utf8_lossy(&shown[..shown.len() - 5]).into_owned()
+}
+
+/// Waits until the guest's terminal has a size; init may still be busy when the shell is there already.
+fn size_becomes(session: &mut Session, size: &str) {
+    let start = Instant::now();
+    while at_the_shell(session, "stty size") != size {
+        assert!(start.elapsed() < PATIENCE, "the size never became {size}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Proves, at the guest's shell: the terminal has the size of the window and follows it; Ctrl-C interrupts a command in the
+/// guest and not the machine; Ctrl-] typed twice arrives as itself; any bytes pasted arrive and come back whole; and Ctrl-]
+/// q leaves the terminal as it was.
+#[test]
+fn a_person_at_the_shell() {
+    if !guests::kvm_works() {
+        return;
+    }
+    let Some(kernel) = kernel() else { return };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+    command.args(["run", "--cmdline", "quiet", "--kernel"]).arg(kernel).env("TERM", "vt100");
+    let mut session = Session::start(&mut command);
+    session.resize(100, 30);
+    session.expect(b"# ");
+    assert!(session.is_raw());
+    assert_eq!(at_the_shell(&mut session, "tty"), "/dev/ttyS0\r\n");
+    size_becomes(&mut session, "30 100\r\n");
+
+    session.type_in(b"sleep 1000; echo sl''ept\r");
+    session.expect(b"sl''ept\r\n");
+    session.type_in(b"\x03");
+    session.expect(b"^C");
+    assert_eq!(at_the_shell(&mut session, "echo status $last"), "status 130\r\n");
+
+    let bytes = pattern(AMOUNT);
+    session.type_in(format!("stty raw -echo; echo g''o; head -c {AMOUNT} >/tmp/paste; echo go''t\r").as_bytes());
+    session.expect(b"go\n");
+    let start = Instant::now();
+    let pasting = session.paste(typed(&bytes));
+    session.expect(b"got\n");
+    pasting.join().unwrap();
+    println!("{AMOUNT} bytes pasted in {:?}", start.elapsed());
+    let start = Instant::now();
+    session.type_in(b"echo o''n; cat /tmp/paste; stty sane\n");
+    session.expect(b"on\n");
+    assert!(session.expect_bytes(AMOUNT) == bytes);
+    println!("{AMOUNT} bytes sent in {:?}", start.elapsed());
+
+    session.resize(132, 43);
+    size_becomes(&mut session, "43 132\r\n");
+    session.type_in(b"\x1dq");
+    assert_eq!(session.end(), (Some(0), None));
+}
