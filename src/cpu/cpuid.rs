@@ -32,6 +32,8 @@ const LEAF1_EDX_HTT: u32 = 1 << 28;
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
 /// Leaf 0x80000001, ECX: legacy multi-core method, HTT in leaf 1 counts cores.
 const CMP_LEGACY: u32 = 1 << 1;
+/// Leaf 0x40000001, EAX: interrupt messages carry 15-bit destinations.
+const MSI_EXT_DEST_ID: u32 = 1 << 15;
 /// KVM's time information leaf: EAX is the TSC's frequency in kHz, EBX the APIC bus's.
 const HYPERVISOR_TIMING: u32 = 0x4000_0010;
 /// Frequency of KVM's emulated APIC bus, in kHz (1 ns a cycle).
@@ -119,6 +121,9 @@ fn adapt(entry: &mut kvm_cpuid_entry2, flavour: Flavour, topology: Topology) {
             entry.ebx = entry.ebx & 0xff00_ffff | addressable << 16;
             entry.edx = if cores > 1 { entry.edx | LEAF1_EDX_HTT } else { entry.edx & !LEAF1_EDX_HTT };
         }
+        // KVM's features: our I/O APIC takes 15-bit destinations (KVM documentation, "x86 CPUID", KVM_FEATURE_MSI_EXT_DEST_ID),
+        // without which a kernel does not use APIC ids from 255 on.
+        0x4000_0001 if cores > 255 => entry.eax |= MSI_EXT_DEST_ID,
         // Intel's deterministic cache parameters: EAX[31:26] cores in the package, EAX[25:14] threads sharing the cache.
         4 if entry.eax & 0x1f != 0 => {
             let level = entry.eax >> 5 & 7;

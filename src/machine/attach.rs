@@ -71,7 +71,13 @@ pub(super) fn attach(vm: &Vm, power: &Arc<Power>, console: &Console) -> Result<(
     let serial = Arc::new(SerialPort::new(com1_line, Arc::new(Sink(console.output())), events));
     let waiting = serial.clone();
     console.output().on_room(move || waiting.sink_has_room());
-    let boot_timer = Arc::new(BootTimer::new(now_ns));
+    let rung = input_wanted.clone();
+    let boot_timer = Arc::new(BootTimer::new(move || {
+        let now = now_ns();
+        // The event loop looks whether the input that it holds back may go now.
+        rung.wake();
+        now
+    }));
     let window_size = Arc::new(WindowSize::new());
     let table: [(u16, u16, Arc<dyn Device>); 6] = [
         (layout::I8042_DATA_PORT, I8042::PORT_COUNT, Arc::new(I8042::new(switch.clone()))),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kvm_ioctls::Kvm;
 
 use super::attach::{Devices, attach};
-use super::events::{self, Limits};
+use super::events::{self, RunOptions};
 use super::load::{self, LoadError, Loaded};
 use super::outcome::Outcome;
 use super::power::Power;
@@ -141,11 +141,15 @@ impl Machine {
     /// 2. The console starts beside them, and memory that only the start needed is given back.
     /// 3. This thread serves console, signals and the time limit until someone turns the power off.
     /// 4. vCPU threads are kicked out of the guest and joined; the console is flushed and given back.
-    pub fn run(mut self, limits: &Limits, notice: &mut dyn FnMut(&str)) -> Result<(Outcome, Report), MachineError> {
+    pub fn run(
+        mut self,
+        options: &RunOptions,
+        notice: &mut dyn FnMut(&str),
+    ) -> Result<(Outcome, Report), MachineError> {
         self.threads.go(&self.shared, self.start);
         let served = self.console.start().map_err(MachineError::from).and_then(|()| {
             trim::drop_start_pages();
-            events::serve(&mut self.console, &self.devices, &self.shared.power, &self.signals, limits, notice)
+            events::serve(&mut self.console, &self.devices, &self.shared.power, &self.signals, options, notice)
         });
         self.shared.power.end(Outcome::Quit);
         self.timeline.reach(Phase::Ended);

@@ -11,12 +11,16 @@ use super::outcome::Outcome;
 use super::power::Power;
 use super::signals::Signals;
 use crate::console::{Console, Request};
+use crate::devices::Milestone;
 
-/// What ends a machine from outside.
+/// How a machine is served.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Limits {
+pub struct RunOptions {
     /// Longest life, counted from when the guest starts.
     pub timeout: Option<Duration>,
+    /// Keep the input until the guest's init has rung the boot timer for its payload. Before that the kernel has the serial
+    /// line open in its own way: it would echo what comes, and cook it.
+    pub hold_input: bool,
 }
 
 /// Serves the machine until it has ended.
@@ -25,11 +29,12 @@ pub(super) fn serve(
     devices: &Devices,
     power: &Power,
     signals: &Signals,
-    limits: &Limits,
+    options: &RunOptions,
     notice: &mut dyn FnMut(&str),
 ) -> Result<(), MachineError> {
-    let deadline = limits.timeout.and_then(|t| Instant::now().checked_add(t));
+    let deadline = options.timeout.and_then(|t| Instant::now().checked_add(t));
     let mut carrier = true;
+    let mut held = options.hold_input;
     set_window_size(console, devices, false);
     loop {
         console.take_notices().iter().for_each(|line| notice(line));
@@ -52,6 +57,10 @@ pub(super) fn serve(
                 Request::Quit => power.end(Outcome::Quit),
                 Request::Break => devices.serial.send_break(),
             }
+        }
+        held = held && !devices.boot_timer.milestones().iter().any(|m| m.phase == Milestone::PAYLOAD);
+        if held {
+            continue;
         }
         input.offer(|bytes| devices.serial.receive(bytes));
         if carrier && input.ended() && devices.serial.is_drained() {

@@ -26,6 +26,6 @@ mod wake;
 
 pub use build::{Machine, MachineError, MachineRequest};
 pub use diagnose::Diagnosis;
-pub use events::Limits;
+pub use events::RunOptions;
 pub use outcome::Outcome;
 pub use report::{ExitCounts, Phase, Report, Timeline, now_ns};

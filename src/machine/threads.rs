@@ -56,7 +56,7 @@ impl Threads {
         let (made_in, made) = channel();
         let mut threads = Self { handles: Vec::new(), gates: Vec::new(), made, power };
         threads.spawn(0, move |gate| {
-            let vm = Vm::create(&kvm, request.irqchip, request.flavour)?;
+            let vm = Vm::create(&kvm, request.irqchip, request.flavour, request.cpus)?;
             let vcpu = vm.create_vcpu(0)?;
             let template = Arc::new(vm.cpuid(&kvm, &vcpu, request.flavour, request.cpus)?);
             timeline.reach(Phase::VmCreated);

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_enable_cap, kvm_pit_config,
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_enable_cap, kvm_pit_config,
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
@@ -55,6 +56,9 @@ impl KvmTime {
     }
 }
 
+/// Processors that have an 8-bit APIC id of their own; 255 means all of them.
+const MAX_XAPIC_IDS: u32 = 255;
+
 /// A KVM virtual machine with its interrupt controllers.
 #[derive(Clone)]
 pub(super) struct Vm {
@@ -65,10 +69,15 @@ pub(super) struct Vm {
 
 impl Vm {
     /// Makes the machine and its interrupt controllers.
-    pub(super) fn create(kvm: &Kvm, wanted: IrqChip, flavour: Flavour) -> Result<Self, VmError> {
+    pub(super) fn create(kvm: &Kvm, wanted: IrqChip, flavour: Flavour, cpus: u32) -> Result<Self, VmError> {
         let time = Arc::new(KvmTime::default());
         let fd = time.ioctl("KVM_CREATE_VM (make a virtual machine)", || kvm.create_vm())?;
         let irqchip = create_irqchip(&fd, &time, wanted, flavour)?;
+        if cpus > MAX_XAPIC_IDS {
+            let mut cap = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
+            cap.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+            time.ioctl("KVM_CAP_X2APIC_API (more vCPUs than 8-bit APIC ids)", || fd.enable_cap(&cap))?;
+        }
         Ok(Self { fd: Arc::new(fd), irqchip, time })
     }
 

@@ -15,7 +15,7 @@ use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig}
 use crate::console::Console;
 use crate::guest::recipe;
 use crate::host::{self, Flavour};
-use crate::machine::{Limits, Machine, Outcome, Phase, Report, Timeline};
+use crate::machine::{Machine, Outcome, Phase, Report, RunOptions, Timeline};
 use crate::units::ByteSize;
 
 /// Boot a guest: a Linux kernel on exactly the vCPUs and RAM asked for, with its serial console here.
@@ -96,8 +96,8 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
     if args.verbose {
         tell(&machine, &config, flavour);
     }
-    let limits = Limits { timeout: args.timeout };
-    let (outcome, report) = machine.run(&limits, &mut |line| eprintln!("ringfence: {line}"))?;
+    let options = RunOptions { timeout: args.timeout, hold_input: !config.initrd_overlay.is_empty() };
+    let (outcome, report) = machine.run(&options, &mut |line| eprintln!("ringfence: {line}"))?;
     if let Some(path) = &args.report {
         write_report(&report, path)?;
     }
