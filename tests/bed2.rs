@@ -150,9 +150,6 @@ fn commands_keep_their_arguments_output_and_status() {
 }
 
 /// Proves that the machine's own tests, which `cargo test` runs on this host's KVM, pass on upstream kvm_amd as well.
-///
-/// Two are left out. kvm_amd resets a vCPU that shuts down, so that `a_dying_guest_is_explained` finds other registers than
-/// it looks for; and the guest of `signals_end_the_machine` is slower here than the signal that it is sent.
 #[test]
 fn the_machine_works_on_upstream_kvm() {
     if !usable() {
@@ -162,12 +159,7 @@ fn the_machine_works_on_upstream_kvm() {
     let done = Bed::new(2, 6 * 1024, 250)
         .file(&newest_test_program("machine"), "/bin/machine-tests")
         .file(Path::new(ringfence), ringfence)
-        .command(&[
-            "machine-tests",
-            "--test-threads=1",
-            "--skip=a_dying_guest_is_explained",
-            "--skip=signals_end_the_machine",
-        ]);
+        .command(&["machine-tests", "--test-threads=1"]);
     assert_eq!(done.status, 0, "{done}");
     assert!(done.console.contains("test result: ok."), "{done}");
     assert!(!done.console.contains("skipped: "), "{done}");

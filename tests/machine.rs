@@ -315,6 +315,10 @@ fn a_dying_guest_is_explained() {
     let guest = guest.with(0x30_0000, vec![0; 16]);
     let ran = guest.run(&[]);
     assert_eq!(ran.status, Some(125));
+    if std::path::Path::new("/sys/module/kvm_amd").exists() {
+        assert!(ran.stderr.contains("triple fault") && ran.stderr.contains("KVM on AMD resets"), "{}", ran.stderr);
+        return;
+    }
     for part in ["vCPU 0", "instruction: ", "64-bit mode, ring 0", "rip 0x2000", "KVM: ", "-v shows the registers"] {
         assert!(ran.stderr.contains(part), "\"{part}\" is missing from:\n{}", ran.stderr);
     }

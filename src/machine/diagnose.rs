@@ -169,9 +169,14 @@ impl Cause {
 }
 
 impl Diagnosis {
+    /// kvm_amd's registers after a shutdown are those of a reset.
+    fn state_is_lost(&self) -> bool {
+        self.flavour == Flavour::Svm && matches!(self.cause, Cause::Shutdown)
+    }
+
     /// All registers, for `-v`.
     pub fn registers(&self) -> Option<String> {
-        let (r, s) = self.registers.as_ref()?;
+        let (r, s) = self.registers.as_ref().filter(|_| !self.state_is_lost())?;
         let mut text = String::new();
         let rows = [
             [("rax", r.rax), ("rbx", r.rbx), ("rcx", r.rcx), ("rdx", r.rdx)],
@@ -192,7 +197,9 @@ impl Diagnosis {
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "vCPU {} {}", self.vcpu, self.cause.headline())?;
-        if let Some((regs, sregs)) = &self.registers {
+        if self.state_is_lost() {
+            write!(f, "\n  where it was is not known: KVM on AMD resets a vCPU that shuts down")?;
+        } else if let Some((regs, sregs)) = &self.registers {
             let mode = Mode::of(sregs);
             write!(f, "\n  at rip {:#x} in {mode}, ring {}", regs.rip, sregs.ss.dpl)?;
             match disassemble(&self.code, mode.bits(), regs.rip) {
@@ -232,7 +239,10 @@ mod tests {
     /// Proves that unreadable and undecodable code are said so rather than guessed.
     #[test]
     fn admits_what_it_cannot_read() {
-        assert!(stopped(Cause::Shutdown, &[], Flavour::Svm).to_string().contains("cannot be read"));
-        assert!(stopped(Cause::Shutdown, &[0xff, 0xff], Flavour::Svm).to_string().contains("ff ff"));
+        assert!(stopped(Cause::Shutdown, &[], Flavour::Vmx).to_string().contains("cannot be read"));
+        assert!(stopped(Cause::Shutdown, &[0xff, 0xff], Flavour::Vmx).to_string().contains("ff ff"));
+        let lost = stopped(Cause::Shutdown, &[0x90], Flavour::Svm);
+        assert!(lost.to_string().contains("not known") && !lost.to_string().contains("at rip"), "{lost}");
+        assert_eq!(lost.registers(), None);
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Threads {
     handles: Vec<JoinHandle<Ended>>,
     gates: Vec<Sender<Go>>,
     made: Receiver<Made>,
+    ready: Receiver<()>,
+    ready_in: Sender<()>,
     power: Arc<Power>,
 }
 
@@ -54,7 +56,8 @@ impl Threads {
         timeline: Arc<Timeline>,
     ) -> Result<Self, MachineError> {
         let (made_in, made) = channel();
-        let mut threads = Self { handles: Vec::new(), gates: Vec::new(), made, power };
+        let (ready_in, ready) = channel();
+        let mut threads = Self { handles: Vec::new(), gates: Vec::new(), made, ready, ready_in, power };
         threads.spawn(0, move |gate| {
             let vm = Vm::create(&kvm, request.irqchip, request.flavour, request.cpus)?;
             let vcpu = vm.create_vcpu(0)?;
@@ -73,7 +76,8 @@ impl Threads {
         Ok(threads)
     }
 
-    /// Waits for the machine, and starts the threads of the other vCPUs.
+    /// Waits for the machine, and starts the threads of the other vCPUs. Returns when every vCPU is there: an INIT that the
+    /// guest sends to one that is not would be lost.
     pub(super) fn made(&mut self, cpus: u32) -> Result<Made, MachineError> {
         let Ok(made) = self.made.recv() else {
             // The first thread ended without a machine: it knows why.
@@ -82,13 +86,20 @@ impl Threads {
         };
         for id in 1..cpus {
             let Made { vm, template } = made.clone();
+            let ready = self.ready_in.clone();
             self.spawn(id, move |gate| {
-                let vcpu: VcpuFd = vm.create_vcpu(id)?;
-                vm::prepare(&vcpu, id, &template, &vm.time)?;
+                let prepared = vm.create_vcpu(id).and_then(|vcpu| {
+                    vm::prepare(&vcpu, id, &template, &vm.time)?;
+                    Ok(vcpu)
+                });
+                // One that failed does not keep the others waiting. Nobody listens when the machine is given up.
+                let _ = ready.send(());
+                let vcpu: VcpuFd = prepared?;
                 let Ok(go) = gate.recv() else { return Ok(None) };
                 Ok(Some(vcpu::run(vcpu, id, &go.shared)))
             })?;
         }
+        self.ready.iter().take(cpus as usize - 1).for_each(drop);
         Ok(made)
     }
 
