@@ -355,7 +355,11 @@ fn signals_end_the_machine() {
     if !kvm_works() {
         return;
     }
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    // A shell starts background jobs with SIGINT ignored, and nohup with SIGHUP: children inherit it, and so does ringfence.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).unwrap().trim();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].into_iter().filter(|s| ignored >> (s - 1) & 1 == 0) {
         let mut child = Guest::new(|a| {
             say(a, "here\n")?;
             halt(a)
