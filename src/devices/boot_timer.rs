@@ -24,6 +24,7 @@ impl Milestone {
 /// The boot timer port. Keeps the first [`BootTimer::CAPACITY`] milestones; a guest that rings on is only counted.
 pub struct BootTimer {
     clock: Box<dyn Fn() -> u64 + Send + Sync>,
+    rung: Box<dyn Fn() + Send + Sync>,
     record: Mutex<Record>,
 }
 
@@ -37,9 +38,10 @@ impl BootTimer {
     /// Most milestones that are kept.
     pub const CAPACITY: usize = 64;
 
-    /// A timer that reads `clock`, in nanoseconds: CLOCK_MONOTONIC, to be comparable with the monitor's own phases.
-    pub fn new(clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
-        Self { clock: Box::new(clock), record: Mutex::default() }
+    /// A timer that reads `clock`, in nanoseconds: CLOCK_MONOTONIC, to be comparable with the monitor's own phases. `rung` is
+    /// called after each ring, when [`Self::milestones`] tells of it.
+    pub fn new(clock: impl Fn() -> u64 + Send + Sync + 'static, rung: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { clock: Box::new(clock), rung: Box::new(rung), record: Mutex::default() }
     }
 
     /// The milestones so far, in the order they were reached.
@@ -68,18 +70,21 @@ impl Device for BootTimer {
         } else {
             record.dropped = record.dropped.saturating_add(1);
         }
+        drop(record);
+        (self.rung)();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Weak};
 
     use super::*;
 
     fn ticking() -> BootTimer {
         let clock = AtomicU64::new(0);
-        BootTimer::new(move || clock.fetch_add(10, Ordering::Relaxed))
+        BootTimer::new(move || clock.fetch_add(10, Ordering::Relaxed), || ())
     }
 
     /// Proves that milestones are kept in order with the clock's time, whatever the width of the write.
@@ -93,6 +98,21 @@ mod tests {
         let mut data = [0; 4];
         timer.read(0, &mut data);
         assert_eq!(data, [0xff; 4]);
+    }
+
+    /// Proves that whoever is told of a ring finds its milestone: told before, it would look, find none and sleep on.
+    #[test]
+    fn who_hears_of_a_ring_finds_it() {
+        let heard = Arc::new(AtomicU64::new(0));
+        let timer = Arc::new_cyclic(|timer: &Weak<BootTimer>| {
+            let (timer, heard) = (timer.clone(), heard.clone());
+            let count = move || timer.upgrade().map_or(0, |timer| timer.milestones().len() as u64);
+            BootTimer::new(|| 0, move || heard.store(count(), Ordering::Relaxed))
+        });
+        for count in 1..4 {
+            timer.write(0, &[Milestone::PAYLOAD]);
+            assert_eq!(heard.load(Ordering::Relaxed), count);
+        }
     }
 
     /// Proves that a guest that rings for ever costs no memory.

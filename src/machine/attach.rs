@@ -72,12 +72,8 @@ pub(super) fn attach(vm: &Vm, power: &Arc<Power>, console: &Console) -> Result<(
     let waiting = serial.clone();
     console.output().on_room(move || waiting.sink_has_room());
     let rung = input_wanted.clone();
-    let boot_timer = Arc::new(BootTimer::new(move || {
-        let now = now_ns();
-        // The event loop looks whether the input that it holds back may go now.
-        rung.wake();
-        now
-    }));
+    // The event loop looks whether the input that it holds back may go now.
+    let boot_timer = Arc::new(BootTimer::new(now_ns, move || rung.wake()));
     let window_size = Arc::new(WindowSize::new());
     let table: [(u16, u16, Arc<dyn Device>); 6] = [
         (layout::I8042_DATA_PORT, I8042::PORT_COUNT, Arc::new(I8042::new(switch.clone()))),
