@@ -152,7 +152,11 @@ fn run(spec: &Spec<'static>, line: i32) -> Result<Ending, Failure> {
         None => console::watch(None, beside),
         Some(pump) => pump.payload_started(),
     }
-    Ok(supervise::until_end(pid, pump.as_mut()))
+    Ok(match supervise::until_end(pid, pump.as_mut()) {
+        // A command that had not ended has no status to report: the monitor sees a machine that goes down.
+        Ending::PowerOff if !payload.is_interactive() => Ending::Restart,
+        ending => ending,
+    })
 }
 
 /// `TERM=` and the terminal's type.
