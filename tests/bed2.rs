@@ -156,7 +156,8 @@ fn the_machine_works_on_upstream_kvm() {
         return;
     }
     let ringfence = env!("CARGO_BIN_EXE_ringfence");
-    let done = Bed::new(2, 6 * 1024, 250)
+    // One CPU in L1: with two, QEMU 7.2 stopped altogether now and then (1 run in about 10), with one never in 60.
+    let done = Bed::new(1, 6 * 1024, 250)
         .file(&newest_test_program("machine"), "/bin/machine-tests")
         .file(Path::new(ringfence), ringfence)
         .command(&["machine-tests", "--test-threads=1"]);

@@ -121,6 +121,8 @@ fn adapt(entry: &mut kvm_cpuid_entry2, flavour: Flavour, topology: Topology) {
             entry.ebx = entry.ebx & 0xff00_ffff | addressable << 16;
             entry.edx = if cores > 1 { entry.edx | LEAF1_EDX_HTT } else { entry.edx & !LEAF1_EDX_HTT };
         }
+        // No performance counters: they tell of the host, and a kernel that finds none sets none up.
+        0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
         // KVM's features: our I/O APIC takes 15-bit destinations (KVM documentation, "x86 CPUID", KVM_FEATURE_MSI_EXT_DEST_ID),
         // without which a kernel does not use APIC ids from 255 on.
         0x4000_0001 if cores > 255 => entry.eax |= MSI_EXT_DEST_ID,

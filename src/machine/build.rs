@@ -138,7 +138,8 @@ impl Machine {
     /// Runs the machine until it ends, and gives everything back. `notice` is called with lines for the user.
     ///
     /// 1. The vCPUs are let into the guest.
-    /// 2. The console starts beside them, and memory that only the start needed is given back.
+    /// 2. The console starts beside them, and memory that only the start needed is given back, and
+    ///    the host is asked for huge pages: before, the few pages of the tables would each have taken a huge one.
     /// 3. This thread serves console, signals and the time limit until someone turns the power off.
     /// 4. vCPU threads are kicked out of the guest and joined; the console is flushed and given back.
     pub fn run(
@@ -149,6 +150,7 @@ impl Machine {
         self.threads.go(&self.shared, self.start);
         let served = self.console.start().map_err(MachineError::from).and_then(|()| {
             trim::drop_start_pages();
+            self.shared.ram.prefer_huge_pages();
             events::serve(&mut self.console, &self.devices, &self.shared.power, &self.signals, options, notice)
         });
         self.shared.power.end(Outcome::Quit);

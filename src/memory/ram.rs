@@ -4,7 +4,9 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+};
 
 use crate::layout::PAGE_SIZE;
 use crate::units::ByteSize;
@@ -13,6 +15,41 @@ use crate::units::ByteSize;
 pub struct GuestRam {
     memory: GuestMemoryMmap,
     size: ByteSize,
+    /// Holds the pages that `memory` names; unmapped last.
+    mapping: Mapping,
+}
+
+/// Size of the host's huge page: where RAM starts on such a boundary, host and guest can map it by huge pages.
+const HUGE_PAGE: usize = 2 << 20;
+
+const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
+/// Private, so that no other process sees it, and without a promise of swap: what is asked for was compared with what is free.
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+/// Anonymous memory of this process.
+struct Mapping {
+    address: *mut libc::c_void,
+    len: usize,
+}
+
+// SAFETY: the mapping is an address range; it is unmapped once, by its only owner.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; nothing is reached through a shared reference.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(len: usize) -> std::io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        let address = unsafe { libc::mmap(std::ptr::null_mut(), len, PROTECTION, FLAGS, -1, 0) };
+        if address == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(Self { address, len }) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, and nothing names it any more: the owner drops this last.
+        unsafe { libc::munmap(self.address, self.len) };
+    }
 }
 
 /// One contiguous piece of guest RAM.
@@ -89,12 +126,33 @@ impl GuestRam {
     /// Maps `size` bytes of RAM at the addresses of [`super::ranges`]. Nothing is touched, so the cost does not grow with the size.
     pub fn new(size: ByteSize) -> Result<Self, MemoryError> {
         let failed = |reason: String| MemoryError::Map { size, reason };
-        let ranges = super::ranges(size)
-            .into_iter()
-            .map(|r| Ok((GuestAddress(r.start), usize::try_from(r.end - r.start).map_err(|e| failed(e.to_string()))?)))
-            .collect::<Result<Vec<_>, MemoryError>>()?;
-        let memory = GuestMemoryMmap::from_ranges(&ranges).map_err(|e| failed(e.to_string()))?;
-        Ok(Self { memory, size })
+        let too_large = || failed("more than this process can address".to_owned());
+        let bytes = usize::try_from(size.as_u64()).map_err(|_| too_large())?;
+        let mapping =
+            Mapping::new(bytes.checked_add(HUGE_PAGE).ok_or_else(too_large)?).map_err(|e| failed(e.to_string()))?;
+        let mut next = mapping.address as usize;
+        next = next.next_multiple_of(HUGE_PAGE);
+        let mut regions = Vec::new();
+        for range in super::ranges(size) {
+            let len = (range.end - range.start) as usize;
+            // SAFETY: [next, next + len) lies in `mapping`, which is longer than all ranges by the alignment, and which lives
+            // as long as the region.
+            let region = unsafe { MmapRegion::build_raw(next as *mut u8, len, PROTECTION, FLAGS) };
+            let region = region.map_err(|e| failed(e.to_string()))?;
+            regions.push(GuestRegionMmap::new(region, GuestAddress(range.start)).ok_or_else(too_large)?);
+            next += len;
+        }
+        let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| failed(e.to_string()))?;
+        Ok(Self { memory, size, mapping })
+    }
+
+    /// Asks the host to give the guest huge pages for what is not touched yet: fewer faults, and shorter page walks.
+    ///
+    /// Meant for when the monitor has written its tables: a page that only holds those stays small. Where the host has no
+    /// huge pages, nothing changes.
+    pub fn prefer_huge_pages(&self) {
+        // SAFETY: advice about a mapping of ours; it changes no contents.
+        unsafe { libc::madvise(self.mapping.address, self.mapping.len, libc::MADV_HUGEPAGE) };
     }
 
     /// All of the guest's RAM.
