@@ -91,8 +91,8 @@ impl Payload {
         self.alone
     }
 
-    /// Starts it in a session of its own, with `terminal` as its controlling terminal if given:
-    /// its process number, or execve's error.
+    /// Starts it in the foreground of `terminal`, which this process's session has, or without
+    /// one in a session of its own: its process number, or execve's error.
     pub fn start(&self, stdin: i32, stdout: i32, terminal: Option<i32>) -> Result<i32, i32> {
         let mut launch = Launch { payload: self, stdin, stdout, terminal, error: 0 };
         let pid = task::borrowing(run_launch, (&raw mut launch) as usize)?;
@@ -116,9 +116,9 @@ extern "C" fn run_launch(launch: usize) -> ! {
     // SAFETY: `start` passes its own Launch and sleeps until this task has executed the payload
     // or is gone.
     let launch = unsafe { &mut *(launch as *mut Launch) };
-    sys::setsid();
-    if let Some(line) = launch.terminal {
-        console::control(line);
+    match launch.terminal {
+        Some(line) => console::come_forward(line),
+        None => sys::setsid(),
     }
     for (from, to) in [(launch.stdin, 0), (launch.stdout, 1), (launch.stdout, 2)] {
         let _ = sys::dup2(from, to);

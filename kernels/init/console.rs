@@ -59,12 +59,29 @@ static LINK_APPLETS: AtomicBool = AtomicBool::new(false);
 
 /// Opens the serial line (or, where there is none, whatever the kernel's console is) and sets it
 /// up for what the host has at its other end.
+///
+/// A terminal becomes the controlling terminal of a session that this process leads: job control
+/// and Ctrl-C. It is not the payload that leads it, because when the leader of a session ends, the
+/// kernel hangs the line up and throws away what has not been sent.
 pub fn open(spec: &Spec) -> Result<i32, i32> {
     let mode = match spec.stdio {
-        Stdio::Tty => sys::O_RDWR | sys::O_NOCTTY | sys::O_CLOEXEC,
+        Stdio::Tty => {
+            sys::setsid();
+            sys::O_RDWR | sys::O_CLOEXEC
+        }
         Stdio::Pipe => sys::O_RDWR | sys::O_NOCTTY | sys::O_CLOEXEC | sys::O_NONBLOCK,
     };
-    let line = sys::open(c"/dev/ttyS0", mode).or_else(|_| sys::open(c"/dev/console", mode))?;
+    let line = match sys::open(c"/dev/ttyS0", mode) {
+        // Opening it has made it the controlling terminal of a leader without one.
+        Ok(line) => line,
+        Err(_) => {
+            let line = sys::open(c"/dev/console", mode)?;
+            if spec.stdio == Stdio::Tty {
+                control(line);
+            }
+            line
+        }
+    };
     if modem_lines(line) == Err(sys::EIO) {
         // The driver opened the port but could not start it; what is written there would be lost.
         return Err(sys::EIO);
@@ -116,11 +133,21 @@ fn set_window(line: i32, rows: u16, cols: u16) {
     }
 }
 
-/// Makes the line this session's controlling terminal: job control and Ctrl-C.
-pub fn control(line: i32) {
+/// Makes the line this session's controlling terminal; opening /dev/console does not.
+fn control(line: i32) {
     const TIOCSCTTY: u32 = 0x540e;
     // SAFETY: TIOCSCTTY takes an integer.
     let _ = unsafe { sys::ioctl(line, TIOCSCTTY, 0) };
+}
+
+/// Makes the calling process a process group of its own, and the one in the foreground of its
+/// session's terminal. SIGTTOU must be blocked: the request comes from the background.
+pub fn come_forward(line: i32) {
+    const TIOCSPGRP: u32 = 0x5410;
+    let group = sys::getpid();
+    sys::lead_process_group();
+    // SAFETY: TIOCSPGRP reads an int.
+    let _ = unsafe { sys::ioctl(line, TIOCSPGRP, (&raw const group) as usize) };
 }
 
 /// Whether the input on the host can still bring something. A line that cannot tell can.

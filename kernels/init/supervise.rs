@@ -14,6 +14,9 @@ const HANDLED: [i32; 4] = [sys::SIGUSR1, sys::SIGUSR2, sys::SIGTERM, sys::SIGCHL
 /// How long processes get to end by themselves when the machine is shut down, in steps of 10 ms.
 const GRACE_STEPS: u32 = 50;
 
+/// What kill(2) calls every process but this one.
+const EVERY_PROCESS: i32 = -1;
+
 /// How the machine ends.
 pub enum Ending {
     /// The payload has ended, with this status.
@@ -55,8 +58,10 @@ pub fn until_end(payload: i32, mut pump: Option<&mut Pump>) -> Ending {
     if !matches!(ending, Ending::Status(_)) {
         end_processes();
     }
-    if let Some(pump) = pump {
-        pump.finish();
+    match pump {
+        Some(pump) => pump.finish(),
+        // Whatever the payload left behind could write for ever, and the line never be drained.
+        None => drop(sys::kill(EVERY_PROCESS, sys::SIGKILL)),
     }
     ending
 }
@@ -74,7 +79,6 @@ fn reap(payload: i32) -> Option<Ending> {
 
 /// Asks every process to end, and makes those that do not. A shell goes by SIGHUP.
 fn end_processes() {
-    const EVERY_PROCESS: i32 = -1;
     for signal in [sys::SIGTERM, sys::SIGHUP, sys::SIGCONT] {
         let _ = sys::kill(EVERY_PROCESS, signal);
     }

@@ -244,6 +244,11 @@ pub fn setsid() {
     let _ = call!(112);
 }
 
+/// setpgid(0, 0): makes the calling process the leader of a new process group.
+pub fn lead_process_group() {
+    let _ = call!(109, 0usize, 0usize);
+}
+
 /// `f_type` of the file system that holds `path`.
 pub fn file_system_type(path: &CStr) -> Result<u64, i32> {
     let mut statfs = [0u64; 15];

@@ -43,9 +43,9 @@ fn size_becomes(session: &mut Session, size: &str) {
     }
 }
 
-/// Proves, at the guest's shell: the terminal has the size of the window and follows it; Ctrl-C interrupts a command in the
-/// guest and not the machine; Ctrl-] typed twice arrives as itself; any bytes pasted arrive and come back whole; and Ctrl-]
-/// q leaves the terminal as it was.
+/// Proves, at the guest's shell: the terminal has the size of the window and follows it; Ctrl-Z stops a command and `fg`
+/// takes it up again; Ctrl-C interrupts it and not the machine; Ctrl-] typed twice arrives as itself; any bytes pasted
+/// arrive and come back whole; and Ctrl-] q leaves the terminal as it was.
 #[test]
 fn a_person_at_the_shell() {
     if !guests::kvm_works() {
@@ -61,11 +61,19 @@ fn a_person_at_the_shell() {
     assert_eq!(at_the_shell(&mut session, "tty"), "/dev/ttyS0\r\n");
     size_becomes(&mut session, "30 100\r\n");
 
-    session.type_in(b"sleep 1000; echo sl''ept\r");
-    session.expect(b"sl''ept\r\n");
+    // The command says itself when it has the terminal: keys typed before are the shell's, which reads them raw.
+    session.type_in(b"sh -c \"echo re''ady; read word; echo g''ot; exec sleep 1000\"\r");
+    session.expect(b"ready\r\n");
+    session.type_in(b"\x1a");
+    session.expect(b"Stopped");
+    assert!(at_the_shell(&mut session, "jobs").contains("exec sleep 1000"));
+    session.type_in(b"fg\r");
+    session.expect(b"exec sleep 1000");
+    session.type_in(b"word\r");
+    session.expect(b"got\r\n");
     session.type_in(b"\x03");
     session.expect(b"^C");
-    assert_eq!(at_the_shell(&mut session, "echo status $last"), "status 130\r\n");
+    assert_eq!(at_the_shell(&mut session, "echo status $last; jobs"), "status 130\r\n");
 
     let bytes = pattern(AMOUNT);
     session.type_in(format!("stty raw -echo; echo g''o; head -c {AMOUNT} >/tmp/paste; echo go''t\r").as_bytes());
@@ -85,4 +93,22 @@ fn a_person_at_the_shell() {
     size_becomes(&mut session, "43 132\r\n");
     session.type_in(b"\x1dq");
     assert_eq!(session.end(), (Some(0), None));
+}
+
+/// Proves that all a command has written to its terminal comes out before the machine ends with its status, and that a
+/// process that the command left behind, which writes for ever, holds up neither.
+#[test]
+fn the_last_words_of_a_command() {
+    if !guests::kvm_works() {
+        return;
+    }
+    let Some(kernel) = kernel() else { return };
+    let script = "yes left & sleep 1; echo the end; exit 7";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+    command.args(["run", "--cpus", "2", "--cmdline", "quiet", "--kernel"]).arg(kernel);
+    command.args(["--", "sh", "-c", script]).env("TERM", "vt100");
+    let mut session = Session::start(&mut command);
+    session.expect(b"left\r\nleft\r\n");
+    session.expect(b"the end\r\n");
+    assert_eq!(session.end(), (Some(7), None));
 }
