@@ -3,11 +3,14 @@
 use std::fs::OpenOptions;
 use std::os::fd::IntoRawFd;
 
+/// Bytes from which on a buffer is mapped: the console's ring is one.
+const LARGE_BUFFER: libc::c_int = 32 * 1024;
+
 /// Prepares the process. To be called first, with one thread.
 ///
 /// 1. A standard descriptor that is closed is opened on /dev/null, so that no file of ours gets its number.
 /// 2. All threads share one heap: an arena each costs three system calls and a page of memory at every thread's start, and
-///    no thread here allocates in a loop.
+///    no thread here allocates in a loop. Large buffers get a mapping of their own, whose pages are zero without being written.
 /// 3. A panic on any thread ends the process with the status of a monitor that failed.
 pub(super) fn prepare() {
     for fd in 0..3 {
@@ -19,8 +22,11 @@ pub(super) fn prepare() {
             let _ = null.into_raw_fd();
         }
     }
-    // SAFETY: sets a parameter of the allocator; no other thread runs yet.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    // SAFETY: sets parameters of the allocator; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BUFFER);
+    }
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("ringfence: this is a bug, please report it with the output of `ringfence check`: {panic}");
         // SAFETY: ends the process at once; the console's own hook, which runs first, has given the terminal back.
