@@ -43,11 +43,31 @@ impl Mapping {
         let address = unsafe { libc::mmap(std::ptr::null_mut(), len, PROTECTION, FLAGS, -1, 0) };
         if address == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(Self { address, len }) }
     }
+
+    /// A mapping that starts on a huge page's boundary. Linux has placed large ones there by itself since 6.7; on older ones a
+    /// larger mapping is cut to size.
+    fn aligned(len: usize) -> std::io::Result<Self> {
+        let first = Self::new(len)?;
+        if (first.address as usize).is_multiple_of(HUGE_PAGE) {
+            return Ok(first);
+        }
+        drop(first);
+        let larger = len.checked_add(HUGE_PAGE).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        let whole = std::mem::ManuallyDrop::new(Self::new(larger)?);
+        let start = whole.address as usize;
+        let aligned = start.next_multiple_of(HUGE_PAGE);
+        for (from, to) in [(start, aligned), (aligned + len, start + larger)] {
+            if from < to {
+                drop(Self { address: from as *mut libc::c_void, len: to - from });
+            }
+        }
+        Ok(Self { address: aligned as *mut libc::c_void, len })
+    }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range was mapped by `new`, and nothing names it any more: the owner drops this last.
+        // SAFETY: the range was mapped by `new`, whole pages of it, and nothing names it any more: its owner drops it last.
         unsafe { libc::munmap(self.address, self.len) };
     }
 }
@@ -128,15 +148,13 @@ impl GuestRam {
         let failed = |reason: String| MemoryError::Map { size, reason };
         let too_large = || failed("more than this process can address".to_owned());
         let bytes = usize::try_from(size.as_u64()).map_err(|_| too_large())?;
-        let mapping =
-            Mapping::new(bytes.checked_add(HUGE_PAGE).ok_or_else(too_large)?).map_err(|e| failed(e.to_string()))?;
+        let mapping = Mapping::aligned(bytes).map_err(|e| failed(e.to_string()))?;
         let mut next = mapping.address as usize;
-        next = next.next_multiple_of(HUGE_PAGE);
         let mut regions = Vec::new();
         for range in super::ranges(size) {
             let len = (range.end - range.start) as usize;
-            // SAFETY: [next, next + len) lies in `mapping`, which is longer than all ranges by the alignment, and which lives
-            // as long as the region.
+            // SAFETY: [next, next + len) lies in `mapping`, which is as long as all ranges together and lives as long as the
+            // region.
             let region = unsafe { MmapRegion::build_raw(next as *mut u8, len, PROTECTION, FLAGS) };
             let region = region.map_err(|e| failed(e.to_string()))?;
             regions.push(GuestRegionMmap::new(region, GuestAddress(range.start)).ok_or_else(too_large)?);
@@ -275,6 +293,19 @@ mod tests {
             prop_assert_eq!(back[0], 0);
             prop_assert_eq!(back[len as usize + 1], 0);
             prop_assert_eq!(&back[1..=len as usize], &bytes[offset as usize..(offset + len) as usize]);
+        }
+    }
+
+    /// Proves that RAM starts on a huge page's boundary, whatever its size, also where the kernel does not see to it, and that
+    /// nothing is mapped beside it.
+    #[test]
+    fn starts_on_a_huge_page() {
+        for len in [2 << 20, (2 << 20) + 4096, 300 << 20] {
+            let mappings: Vec<_> = (0..5).map(|_| Mapping::aligned(len).unwrap()).collect();
+            for mapping in &mappings {
+                assert_eq!(mapping.address as usize % HUGE_PAGE, 0);
+                assert_eq!(mapping.len, len);
+            }
         }
     }
 

@@ -82,7 +82,9 @@ impl Guest {
 
 /// Starts `ringfence run` with a kernel and no initrd.
 pub fn start_kernel(kernel: &Path, options: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_ringfence"))
+    // Inside the nested bed the binary lies elsewhere than where it was built.
+    let ringfence = std::env::var_os("RINGFENCE_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_ringfence").into());
+    Command::new(ringfence)
         .args(["run", "--initrd", "none", "--kernel"])
         .arg(kernel)
         .args(options)
