@@ -95,20 +95,23 @@ fn a_person_at_the_shell() {
     assert_eq!(session.end(), (Some(0), None));
 }
 
-/// Proves that all a command has written to its terminal comes out before the machine ends with its status, and that a
-/// process that the command left behind, which writes for ever, holds up neither.
+/// Proves that all a command has written to its terminal comes out before the machine ends with its status, although
+/// Ctrl-S held it back when the command ended, and that a process left behind, which writes for ever, holds up neither.
 #[test]
 fn the_last_words_of_a_command() {
     if !guests::kvm_works() {
         return;
     }
     let Some(kernel) = kernel() else { return };
-    let script = "yes left & sleep 1; echo the end; exit 7";
+    let script = "echo ready; read word; sleep 1; echo the end; yes >/dev/tty & exit 7";
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
     command.args(["run", "--cpus", "2", "--cmdline", "quiet", "--kernel"]).arg(kernel);
     command.args(["--", "sh", "-c", script]).env("TERM", "vt100");
     let mut session = Session::start(&mut command);
-    session.expect(b"left\r\nleft\r\n");
+    session.expect(b"ready\r\n");
+    session.type_in(b"word\r\x13");
+    std::thread::sleep(Duration::from_secs(3));
+    session.type_in(b"\x11");
     session.expect(b"the end\r\n");
     assert_eq!(session.end(), (Some(7), None));
 }
