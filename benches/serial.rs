@@ -77,6 +77,8 @@ fn ringfence(kernel: &str, initrd: &Path, report: &Path) -> Command {
 fn qemu(kernel: &str, initrd: &Path, cmdline: &str) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command.args("-accel kvm -M microvm,pit=off,pic=off,rtc=off -cpu host,-cx16 -m 256 -smp 1 -nodefaults".split(' '));
+    // A write to the keyboard controller's port ends it, as the reset does in ringfence.
+    command.args("-device isa-debug-exit,iobase=0x64,iosize=1".split(' '));
     command.args("-no-user-config -display none -serial stdio -no-reboot -kernel".split(' ')).arg(kernel);
     command.args(["-append", cmdline, "-initrd"]).arg(initrd);
     command
@@ -95,7 +97,7 @@ fn main() {
         let path = Command::new(env!("CARGO_BIN_EXE_ringfence")).args(["kernel", "path"]).output().expect("it starts");
         String::from_utf8_lossy(&path.stdout).trim().to_owned()
     });
-    let cmdline = format!("console=ttyS0 reboot=t panic=-1 quiet {}", ringfence::host::PAGE_TABLE_CMDLINE);
+    let cmdline = format!("console=ttyS0 reboot=k panic=-1 quiet {}", ringfence::host::PAGE_TABLE_CMDLINE);
     let (full, empty) = (initramfs(bytes), initramfs(0));
     let report = tempfile::NamedTempFile::new().expect("a temporary file");
     time(start(ringfence(&kernel, empty.path(), report.path())), 0);
