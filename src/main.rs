@@ -1,7 +1,7 @@
 //! Parse, call, exit code.
 
 // The C runtime calls `main` itself: Rust's own start reads /proc/self/maps and installs a signal stack in every thread,
-// which takes longer than all that comes before the guest's first instruction but KVM.
+// system calls and page faults on the way to the guest's first instruction that nothing here needs.
 #![no_main]
 
 use std::ffi::{c_char, c_int};

@@ -155,7 +155,7 @@ fn the_machine_works_on_upstream_kvm() {
     if !usable() {
         return;
     }
-    // One CPU in L1: with two, QEMU 7.2 stopped altogether now and then (1 run in about 10), with one never in 60.
+    // One CPU in L1: with two, the whole bed stopped in three of four runs, with one not in 60 rounds (docs/hosts.md).
     let done = Bed::new(1, 6 * 1024, 250).file(&newest_test_program("machine"), "/bin/machine-tests").command(&[
         "env",
         "RINGFENCE_TEST_BINARY=/bin/ringfence",

@@ -62,8 +62,8 @@ pub fn main() -> i32 {
     })
 }
 
-/// Reads the command line. `run` is tried by itself first: to describe every subcommand takes longer than all else that this
-/// process does before KVM. Help and errors are the whole description's.
+/// Reads the command line. `run` is tried by itself first: to describe every subcommand to the
+/// parser is work that a start need not wait for. Help and errors are the whole description's.
 fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
     if let [_, subcommand, rest @ ..] = words
         && subcommand == "run"
