@@ -8,7 +8,7 @@ const LAYERS: [&[&str]; 6] = [
     &["cli"],
     &["bench"],
     &["machine"],
-    &["cpu", "boot", "devices", "console", "placement", "guest"],
+    &["cpu", "boot", "devices", "console", "placement", "sandbox", "registry", "guest"],
     &["memory", "bus", "host", "config"],
     &["layout", "units"],
 ];

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::{Placement, RamPolicy, SandboxPolicy};
 use crate::layout::PAGE_SIZE;
 use crate::units::ByteSize;
 
@@ -63,6 +64,12 @@ pub struct MachineConfig {
     pub entry: BootEntry,
     /// Folder in which unpacked kernels are kept; none: they are unpacked anew each time.
     pub cache: Option<PathBuf>,
+    /// Where its threads run.
+    pub placement: Placement,
+    /// How its RAM is backed.
+    pub ram_policy: RamPolicy,
+    /// How far the monitor confines itself.
+    pub sandbox: SandboxPolicy,
 }
 
 /// Why an allocation cannot be.
@@ -156,6 +163,9 @@ mod tests {
             irqchip: IrqChip::Split,
             entry: BootEntry::Auto,
             cache: None,
+            placement: Placement::default(),
+            ram_policy: RamPolicy::default(),
+            sandbox: SandboxPolicy::default(),
         }
     }
 

@@ -2,6 +2,12 @@
 
 pub mod console;
 mod machine;
+mod placement;
+mod ram_policy;
+mod sandbox;
 
 pub use console::ConsoleSpec;
 pub use machine::{BootEntry, ConfigError, IrqChip, KernelFile, MIN_RAM, MachineConfig};
+pub use placement::Placement;
+pub use ram_policy::RamPolicy;
+pub use sandbox::SandboxPolicy;

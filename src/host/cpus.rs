@@ -1,69 +1,9 @@
 //! The host's CPUs: how many, how they are arranged, which are set apart.
 
 use super::Root;
+use crate::units::CpuList;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::fmt;
-
-/// A set of CPU or NUMA node numbers, written as the kernel writes them: `0-3,8`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(into = "String")]
-pub struct CpuList(Vec<u32>);
-
-impl CpuList {
-    /// Reads the kernel's list format (Linux, Documentation/admin-guide/kernel-parameters.rst, "cpu lists").
-    ///
-    /// `None` for anything else, and for numbers beyond what Linux can have (8192).
-    pub fn parse(text: &str) -> Option<Self> {
-        const MOST: u32 = 8192;
-        let mut numbers = BTreeSet::new();
-        for part in text.trim().split(',').map(str::trim).filter(|part| !part.is_empty() && *part != "(null)") {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
-            if first > last || last >= MOST {
-                return None;
-            }
-            numbers.extend(first..=last);
-        }
-        Some(Self(numbers.into_iter().collect()))
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The numbers, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = u32> {
-        self.0.iter().copied()
-    }
-}
-
-impl fmt::Display for CpuList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let runs = self.0.chunk_by(|a, b| a + 1 == *b);
-        for (i, run) in runs.enumerate() {
-            let comma = if i == 0 { "" } else { "," };
-            match run {
-                [one] => write!(f, "{comma}{one}")?,
-                [first, .., last] => write!(f, "{comma}{first}-{last}")?,
-                [] => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-impl From<CpuList> for String {
-    fn from(list: CpuList) -> Self {
-        list.to_string()
-    }
-}
 
 /// The host's CPUs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -119,7 +59,7 @@ fn processors(cpuinfo: &str) -> CpuList {
         let (key, value) = line.split_once(':')?;
         (key.trim() == "processor").then(|| value.trim().parse().ok())?
     });
-    CpuList(numbers.collect::<BTreeSet<u32>>().into_iter().collect())
+    numbers.collect()
 }
 
 /// The first value of a `key : value` file such as `/proc/cpuinfo`.
@@ -134,20 +74,6 @@ pub(super) fn cpuinfo_field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 mod tests {
     use super::super::root::fake;
     use super::*;
-    use proptest::prelude::*;
-
-    /// Proves that the kernel's spellings are read and that lists that make no sense are not.
-    #[test]
-    fn reads_cpu_lists() {
-        for (text, expected) in
-            [("0-3", "0-3"), ("0,2,4-5\n", "0,2,4-5"), ("", ""), ("(null)", ""), ("7", "7"), ("3,1,2,0", "0-3")]
-        {
-            assert_eq!(CpuList::parse(text).unwrap().to_string(), expected, "{text}");
-        }
-        for text in ["a", "3-1", "0-99999999999", "0-4294967295", "-1", "1-"] {
-            assert_eq!(CpuList::parse(text), None, "{text}");
-        }
-    }
 
     /// Proves that sockets, cores and threads are counted apart.
     #[test]
@@ -177,15 +103,5 @@ mod tests {
         let (_dir, root) = fake::root(&[("proc/cpuinfo", "processor : 0\n\nprocessor : 1\n")]);
         let cpus = Cpus::of(&root);
         assert_eq!((cpus.online.len(), cpus.cores, cpus.sockets, cpus.smt), (2, 2, 1, false));
-    }
-
-    proptest! {
-        /// Proves that no text makes the parser panic or take long, and that a printed list reads back.
-        #[test]
-        fn lists_round_trip(numbers in proptest::collection::btree_set(0u32..8192, 0..50), text in "[0-9,\\- ]{0,40}") {
-            let list = CpuList(numbers.into_iter().collect());
-            prop_assert_eq!(CpuList::parse(&list.to_string()), Some(list));
-            let _ = CpuList::parse(&text);
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The host's memory: how much, huge page pools, transparent huge pages, NUMA nodes.
 
 use super::Root;
-use super::cpus::CpuList;
+use crate::units::CpuList;
 use serde::Serialize;
 
 /// A pool of huge pages of one size (Linux, Documentation/admin-guide/mm/hugetlbpage.rst).

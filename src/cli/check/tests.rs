@@ -1,8 +1,8 @@
 use super::*;
-use crate::host::cpus::CpuList;
 use crate::host::limits::Limit;
 use crate::host::ram::{HugePagePool, NumaNode};
 use crate::host::software::Kind;
+use crate::units::CpuList;
 
 /// A report on a host that is made up whole, so that the pictures of it are the same everywhere.
 fn report(flavour: Flavour, ask: impl Fn(u32) -> i32) -> Report {

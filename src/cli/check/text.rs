@@ -3,11 +3,11 @@
 use super::{KvmReport, Report, Severity};
 use crate::cli::table::{Mark, Section, Style, wrap};
 use crate::host::capabilities::{Answer, Need};
-use crate::host::cpus::CpuList;
 use crate::host::limits::Limit;
 use crate::host::ram::{HugePagePool, Ram};
 use crate::host::software::{Kind, Program};
 use crate::host::{Flavour, PAGE_TABLE_CMDLINE};
+use crate::units::CpuList;
 
 /// The whole report, at most `style.width` columns wide.
 pub(super) fn render(report: &Report, style: Style) -> String {

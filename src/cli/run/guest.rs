@@ -60,6 +60,9 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
         irqchip: args.irqchip,
         entry: args.entry,
         cache: Some(cache),
+        placement: args.cores.policy()?,
+        ram_policy: args.ram.policy()?,
+        sandbox: args.sandbox.policy()?,
     })
 }
 

@@ -1,6 +1,9 @@
 //! `ringfence run`: boot a guest and be its console.
 
+mod cores;
 mod guest;
+mod ram;
+mod sandbox;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -63,6 +66,12 @@ pub struct RunArgs {
     /// Kernel entry: auto, pvh or linux64
     #[arg(long, value_name = "WHICH", default_value = "auto")]
     entry: BootEntry,
+    #[command(flatten)]
+    cores: cores::CoreArgs,
+    #[command(flatten)]
+    ram: ram::RamArgs,
+    #[command(flatten)]
+    sandbox: sandbox::SandboxArgs,
     /// Tell what is done on standard error; registers too when the guest dies
     #[arg(short, long)]
     verbose: bool,
