@@ -66,18 +66,19 @@ pub struct RunArgs {
     /// Kernel entry: auto, pvh or linux64
     #[arg(long, value_name = "WHICH", default_value = "auto")]
     entry: BootEntry,
-    #[command(flatten)]
-    cores: cores::CoreArgs,
-    #[command(flatten)]
-    ram: ram::RamArgs,
-    #[command(flatten)]
-    sandbox: sandbox::SandboxArgs,
     /// Tell what is done on standard error; registers too when the guest dies
     #[arg(short, long)]
     verbose: bool,
     /// Command to run in the guest, with its arguments
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+    // Last, because the heading of each stays for the arguments that follow.
+    #[command(flatten)]
+    cores: cores::CoreArgs,
+    #[command(flatten)]
+    ram: ram::RamArgs,
+    #[command(flatten)]
+    sandbox: sandbox::SandboxArgs,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
