@@ -1,6 +1,6 @@
-//! Order statistics of a sample, and ratios pair by pair.
+//! Order statistics of a sample, ratios pair by pair, and a table of them.
 
-/// Measurements in the order they were made.
+/// Measurements in the order they were made, in seconds.
 #[derive(Default)]
 pub struct Sample(Vec<f64>);
 
@@ -33,6 +33,12 @@ impl Sample {
     }
 }
 
+impl<'a> FromIterator<&'a f64> for Sample {
+    fn from_iter<I: IntoIterator<Item = &'a f64>>(values: I) -> Self {
+        Self(values.into_iter().copied().collect())
+    }
+}
+
 fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -40,4 +46,22 @@ fn quantile(values: &[f64], q: f64) -> f64 {
     let position = q * last as f64;
     let (low, high) = (sorted[position.floor() as usize], sorted[position.ceil() as usize]);
     low + (high - low) * position.fract()
+}
+
+/// Prints a row for each subject that has measurements, with its ratio to the first one. `unit` is what a thousandth of a
+/// sample's values is: ms, where they are seconds.
+pub fn print_table(title: &str, unit: &str, rows: &[(&str, &Sample)]) {
+    let rows: Vec<_> = rows.iter().filter(|(_, sample)| !sample.is_empty()).collect();
+    let Some((base_name, base)) = rows.first() else { return };
+    let compared = rows.len() > 1;
+    println!("\n{title}, {unit}");
+    print!("{:<26}{:>5}", "", "runs");
+    ["median", "p25", "p75", "min", "max"].iter().for_each(|name| print!("{name:>9}"));
+    println!("{}", if compared { format!("   ratio to {base_name}") } else { String::new() });
+    for (name, sample) in &rows {
+        print!("{name:<26}{:>5}", sample.len());
+        [0.5, 0.25, 0.75, 0.0, 1.0].iter().for_each(|q| print!("{:>9.2}", sample.quantile(*q) * 1e3));
+        let (ratio, low, high) = sample.ratio_to(base);
+        println!("{}", if compared { format!("   {ratio:.2} [{low:.2}, {high:.2}]") } else { String::new() });
+    }
 }

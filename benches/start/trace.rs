@@ -12,6 +12,8 @@ const IOCTL: u64 = 16;
 const EXECVE: u64 = 59;
 /// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: u64 = 0xae80;
+/// `_IOW(KVMIO, 0x46, struct kvm_userspace_memory_region)`.
+const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
 /// The type byte of KVM's ioctls.
 const KVMIO: u64 = 0xae;
 
@@ -26,6 +28,8 @@ pub struct Start {
     pub first_run: Duration,
     /// The same, less the time in which any thread was inside one of KVM's ioctls.
     pub own_share: Duration,
+    /// The time inside KVM_SET_USER_MEMORY_REGION before it.
+    pub taking_ram: Duration,
 }
 
 /// A system call's start or end.
@@ -101,15 +105,22 @@ fn parse(line: &str) -> Option<Event> {
 fn judge(events: &[Event]) -> Option<Start> {
     let exec = events.iter().find(|e| e.enters && e.number == EXECVE)?.at;
     let run = events.iter().find(|e| e.enters && e.number == IOCTL && e.request == KVM_RUN)?.at;
-    let mut inside = Vec::new();
+    let (mut inside, mut taking_ram) = (Vec::new(), Vec::new());
     for (i, event) in events.iter().enumerate() {
         if event.enters && event.number == IOCTL && event.request >> 8 & 0xff == KVMIO && event.at < run {
             let end = events[i..].iter().find(|e| !e.enters && e.pid == event.pid).map_or(run, |e| e.at);
             inside.push((event.at, end.min(run)));
+            if event.request == KVM_SET_USER_MEMORY_REGION {
+                taking_ram.push((event.at, end.min(run)));
+            }
         }
     }
     let own = (run - exec) - covered(&mut inside);
-    Some(Start { first_run: Duration::from_secs_f64(run - exec), own_share: Duration::from_secs_f64(own.max(0.0)) })
+    Some(Start {
+        first_run: Duration::from_secs_f64(run - exec),
+        own_share: Duration::from_secs_f64(own.max(0.0)),
+        taking_ram: Duration::from_secs_f64(covered(&mut taking_ram)),
+    })
 }
 
 /// Length of the union of intervals.
