@@ -15,6 +15,7 @@
 //! | [`devices`] | register models: UART, I/O APIC, i8042, ACPI power, boot timer, exit port |
 //! | [`console`] | where the serial port's bytes go to and come from |
 //! | [`guest`] | the guest that comes with ringfence: kernel recipe and store, initramfs, command hand-over |
+//! | [`registry`] | the machines that run now, what each asked for and what it has |
 //! | [`machine`] | a virtual machine's construction and life |
 //! | [`cli`] | one file a subcommand |
 //!
@@ -36,4 +37,5 @@ pub mod host;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod registry;
 pub mod units;

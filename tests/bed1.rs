@@ -46,16 +46,17 @@ fn a_command_is_run_as_if_it_were_here() {
         "-- ;&|<>",
     ];
     let bytes = awkward_bytes();
+    let name = format!("odd-guest-{}", std::process::id());
     let report = tempfile::NamedTempFile::new().expect("a temporary file");
     let path = report.path().to_str().expect("a temporary file's name is text");
     let script = r#"printf '%s\0' "$#" "$0" "$(hostname)" "$@"; cat; exit 37"#;
     let done = Linux::new(&kernel)
-        .options(&["--name", "odd-guest", "--report", path])
+        .options(&["--name", &name, "--report", path])
         .input(&bytes)
         .command(&[&["sh", "-c", script, "ar gv"], &odd[..]].concat())
         .run();
     let mut expected: Vec<u8> =
-        ["10", "ar gv", "odd-guest"].iter().chain(&odd).flat_map(|w| [w.as_bytes(), b"\0"].concat()).collect();
+        ["10", "ar gv", &name].iter().chain(&odd).flat_map(|w| [w.as_bytes(), b"\0"].concat()).collect();
     expected.extend_from_slice(&bytes);
     assert_eq!(done.stdout.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{done}");
     assert_eq!(done.status, Some(37), "{done}");

@@ -99,6 +99,8 @@ fn wrong_arguments() {
         ("wrong_flavour", &["kernel", "build", "--flavour", "tiny"]),
         ("wrong_jobs", &["kernel", "build", "--jobs", "0"]),
         ("wrong_rm", &["kernel", "rm"]),
+        ("wrong_name", &["run", "--name", "my guest"]),
+        ("wrong_inspect", &["inspect"]),
     ];
     for (name, args) in cases {
         let output = ringfence(args);
@@ -106,6 +108,58 @@ fn wrong_arguments() {
         assert!(output.stdout.is_empty(), "{args:?}");
         picture(name, &said(args));
     }
+}
+
+/// Proves what `ps` and `inspect` say where no machine runs, of files that are no records, and of a folder that others write
+/// to: stale and foreign files are not shown, and none of it is a failure of `ps`.
+#[test]
+fn no_machine_runs() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = TempDir::new().unwrap();
+    let said = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_ringfence"))
+            .args(args)
+            .env("RINGFENCE_RUNTIME", folder.path().join("run"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let mut text = format!("$ ringfence {}\n[status {}]\n", args.join(" "), output.status.code().unwrap());
+        text += &String::from_utf8_lossy(&[output.stdout, output.stderr].concat());
+        text.replace(folder.path().to_str().unwrap(), "FOLDER") + "\n"
+    };
+    let mut text = said(&["ps"]) + &said(&["inspect", "web"]);
+    let run = folder.path().join("run");
+    fs::create_dir(&run).unwrap();
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(run.join("stale"), "{}").unwrap();
+    fs::write(run.join(".hidden"), "not a name").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", run.join("link")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, run.join("pipe"), 0o600.into()).unwrap();
+    let locked = |name: &str, content: &str| {
+        fs::write(run.join(name), content).unwrap();
+        let file = fs::File::open(run.join(name)).unwrap();
+        file.lock().unwrap();
+        file
+    };
+    let _held = [
+        locked("cut", "{\"schema\": 1,\n"),
+        locked("future", "[]"),
+        locked("large", &" ".repeat(70_000)),
+        locked("starting", ""),
+    ];
+    text += &sorted(&said(&["ps"]));
+    text += &said(&["ps", "--json"]).lines().take(6).map(|line| format!("{line}\n")).collect::<String>();
+    assert!(!run.join("stale").exists() && run.join("cut").exists() && run.join("link").exists());
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o722)).unwrap();
+    text += &said(&["inspect", "12"]);
+    picture("no_machine_runs", &text);
+}
+
+/// The lines in order, as the file system's own order is any.
+fn sorted(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines.join("\n") + "\n\n"
 }
 
 /// A host made of files, with no `/dev/kvm` a process could open.

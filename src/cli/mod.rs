@@ -2,9 +2,11 @@
 
 pub mod check;
 pub mod docs;
+pub mod inspect;
 pub mod kernel;
 #[allow(unsafe_code)]
 mod process;
+pub mod ps;
 pub mod run;
 mod table;
 
@@ -29,6 +31,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Ps(ps::PsArgs),
+    Inspect(inspect::InspectArgs),
     Check(check::CheckArgs),
     Kernel(kernel::KernelArgs),
     #[command(hide = true)]
@@ -52,6 +56,8 @@ pub fn main() -> i32 {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(&args, start),
+        Command::Ps(args) => ps::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Kernel(args) => kernel::run(&args),
         Command::Docs(args) => docs::run(&args, Cli::command()),

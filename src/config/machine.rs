@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{Placement, RamPolicy, SandboxPolicy};
+use super::{Listing, Placement, RamPolicy, SandboxPolicy};
 use crate::layout::PAGE_SIZE;
 use crate::units::ByteSize;
 
@@ -70,6 +70,8 @@ pub struct MachineConfig {
     pub ram_policy: RamPolicy,
     /// How far the monitor confines itself.
     pub sandbox: SandboxPolicy,
+    /// How it is listed among the machines that run now; none: it is not.
+    pub listing: Option<Listing>,
 }
 
 /// Why an allocation cannot be.
@@ -166,6 +168,7 @@ mod tests {
             placement: Placement::default(),
             ram_policy: RamPolicy::default(),
             sandbox: SandboxPolicy::default(),
+            listing: None,
         }
     }
 

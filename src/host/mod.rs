@@ -10,6 +10,7 @@ pub mod cpus;
 pub mod flavour;
 pub mod kvm;
 pub mod limits;
+pub mod process;
 pub mod ram;
 mod root;
 pub mod software;

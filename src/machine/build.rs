@@ -22,6 +22,7 @@ use crate::console::{Console, ConsoleError};
 use crate::devices::Milestone;
 use crate::host::Flavour;
 use crate::memory::{GuestRam, MemoryError};
+use crate::registry::{RamPiece, Registration, RegistryError};
 
 /// Why a machine could not be made or run.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,9 @@ pub enum MachineError {
     /// The console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// The list of running machines.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The host refused a thread or a descriptor.
     #[error("cannot {attempted}: {source}; raise the limits of open files and processes (ulimit -n, ulimit -u)")]
     Host {
@@ -78,6 +82,7 @@ pub struct Machine {
     format: String,
     warnings: Vec<String>,
     notes: Vec<String>,
+    registration: Option<Registration>,
 }
 
 fn host(attempted: &'static str) -> impl FnOnce(std::io::Error) -> MachineError {
@@ -92,7 +97,8 @@ impl Machine {
     /// 3. The first vCPU's thread starts: it makes the machine in KVM, its interrupt controllers, its own vCPU, and tells KVM
     ///    of the RAM, which KVM does more slowly before the interrupt controllers. It mostly waits; meanwhile
     /// 4. kernel, initrd and tables are put into RAM on this thread.
-    /// 5. Devices are put on the buses; the other vCPUs' threads start.
+    /// 5. The machine is put on the list of those that run, while KVM still works on it.
+    /// 6. Devices are put on the buses; the other vCPUs' threads start.
     pub fn build(
         config: &MachineConfig,
         kvm: Kvm,
@@ -106,13 +112,33 @@ impl Machine {
         let power = Arc::new(Power::new().map_err(host("make an event descriptor"))?);
         let request = MachineRequest { cpus: config.cpus, irqchip: config.irqchip, flavour };
         let mut threads = Threads::start(kvm, request, ram.clone(), power.clone(), timeline.clone())?;
-        let Loaded { start, format, warnings, notes } = load::load(config, &ram)?;
+        let Loaded { start, format, mut warnings, notes } = load::load(config, &ram)?;
         timeline.reach(Phase::Loaded);
+        let registration = register(config, &ram, &mut warnings)?;
         let Made { vm, .. } = threads.made(config.cpus)?;
         let (devices, buses) = attach(&vm, &power, &console)?;
         let shared = Arc::new(Shared { buses, power, ram, flavour });
         let (time, irqchip) = (vm.time, vm.irqchip);
-        Ok(Self { threads, shared, start, devices, console, signals, timeline, time, irqchip, format, warnings, notes })
+        Ok(Self {
+            threads,
+            shared,
+            start,
+            devices,
+            console,
+            signals,
+            timeline,
+            time,
+            irqchip,
+            format,
+            warnings,
+            notes,
+            registration,
+        })
+    }
+
+    /// Its name on the list of running machines; none when it is not on it.
+    pub fn name(&self) -> Option<&str> {
+        self.registration.as_ref().map(Registration::name)
     }
 
     /// What the kernel was recognised as.
@@ -161,6 +187,27 @@ impl Machine {
         served?;
         let report = report(&self.timeline, &self.devices, stopped?, &self.time);
         Ok((outcome, report))
+    }
+}
+
+/// Puts the machine on the list. A machine that nobody gave a name runs without it where there can be no list.
+fn register(
+    config: &MachineConfig,
+    ram: &GuestRam,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Registration>, MachineError> {
+    let Some(listing) = &config.listing else { return Ok(None) };
+    let pieces = ram
+        .regions()
+        .map(|r| RamPiece { guest_address: r.start, bytes: r.len, host_address: r.host_address })
+        .collect();
+    match Registration::new(listing, config, pieces) {
+        Ok(registration) => Ok(Some(registration)),
+        Err(error) if listing.name.is_none() => {
+            warnings.push(format!("`ringfence ps` will not show this machine: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

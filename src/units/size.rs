@@ -46,6 +46,22 @@ impl ByteSize {
     pub const fn as_u64(self) -> u64 {
         self.0
     }
+
+    /// In the largest unit that leaves a number of at least 1, KiB the smallest, with one digit after the point where it is
+    /// not whole: `256 MiB`, `41.3 MiB`.
+    pub fn rounded(self) -> String {
+        let (shift, unit) = match self.0 {
+            n if n >> 40 > 0 => (40, "TiB"),
+            n if n >> 30 > 0 => (30, "GiB"),
+            n if n >> 20 > 0 => (20, "MiB"),
+            _ => (10, "KiB"),
+        };
+        let tenths = (u128::from(self.0) * 10) >> shift;
+        match tenths % 10 {
+            0 => format!("{} {unit}", tenths / 10),
+            tenth => format!("{}.{tenth} {unit}", tenths / 10),
+        }
+    }
 }
 
 impl FromStr for ByteSize {

@@ -1,5 +1,6 @@
 //! Small guests, assembled here, and how to run them: ELF files with a code segment and data segments.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -71,28 +72,29 @@ impl Guest {
 
     /// Starts it.
     pub fn start(&self, options: &[&str]) -> Child {
+        self.start_with(options, &[])
+    }
+
+    /// Starts it with more variables in its environment.
+    pub fn start_with(&self, options: &[&str], variables: &[(&str, &OsStr)]) -> Child {
         // In memory, so that nothing is left behind: the child opens it by its number while this process holds it.
         let file = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::empty()).unwrap();
         let mut file = std::fs::File::from(file);
         std::io::Write::write_all(&mut file, &self.elf()).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        start_kernel(Path::new(&path), options)
+        start_kernel(Path::new(&path), options, variables)
     }
 }
 
 /// Starts `ringfence run` with a kernel and no initrd.
-pub fn start_kernel(kernel: &Path, options: &[&str]) -> Child {
+fn start_kernel(kernel: &Path, options: &[&str], variables: &[(&str, &OsStr)]) -> Child {
     // Inside the nested bed the binary lies elsewhere than where it was built.
     let ringfence = std::env::var_os("RINGFENCE_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_ringfence").into());
-    Command::new(ringfence)
-        .args(["run", "--initrd", "none", "--kernel"])
-        .arg(kernel)
-        .args(options)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    let mut command = Command::new(ringfence);
+    command.args(["run", "--initrd", "none", "--kernel"]).arg(kernel).args(options);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.envs(variables.iter().copied());
+    command.spawn().unwrap()
 }
 
 /// Waits for a run; one that does not end is killed and fails the test.

@@ -7,7 +7,7 @@ use crate::host::limits::Limit;
 use crate::host::ram::{HugePagePool, Ram};
 use crate::host::software::{Kind, Program};
 use crate::host::{Flavour, PAGE_TABLE_CMDLINE};
-use crate::units::CpuList;
+use crate::units::{ByteSize, CpuList};
 
 /// The whole report, at most `style.width` columns wide.
 pub(super) fn render(report: &Report, style: Style) -> String {
@@ -204,15 +204,5 @@ fn limit(limit: Option<Limit>, show: impl Fn(u64) -> String) -> String {
 
 /// A size in the largest unit that leaves a number of at least 1, with one digit after the point where it is not whole.
 pub(super) fn bytes(n: u64) -> String {
-    let (shift, unit) = match n {
-        n if n >> 40 > 0 => (40, "TiB"),
-        n if n >> 30 > 0 => (30, "GiB"),
-        n if n >> 20 > 0 => (20, "MiB"),
-        _ => (10, "KiB"),
-    };
-    let tenths = (u128::from(n) * 10) >> shift;
-    match tenths % 10 {
-        0 => format!("{} {unit}", tenths / 10),
-        tenth => format!("{}.{tenth} {unit}", tenths / 10),
-    }
+    ByteSize::bytes(n).rounded()
 }

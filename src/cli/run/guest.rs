@@ -7,12 +7,13 @@ use std::path::Path;
 use anyhow::bail;
 
 use super::RunArgs;
-use crate::config::{ConsoleSpec, KernelFile, MachineConfig};
+use crate::config::{ConsoleSpec, KernelFile, Listing, MachineConfig, MachineName};
 use crate::console::Console;
 use crate::guest::initramfs::default_initramfs;
 use crate::guest::spec::{Spec, Stdio, WindowSize, spec_overlay};
 use crate::guest::store::{cache_folder, default_kernel};
 use crate::host::{Flavour, PAGE_TABLE_CMDLINE};
+use crate::registry::own_folder;
 
 /// For every kernel: messages and console on the serial port, a reset where the monitor sees it, at once after a panic.
 const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
@@ -63,7 +64,18 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
         placement: args.cores.policy()?,
         ram_policy: args.ram.policy()?,
         sandbox: args.sandbox.policy()?,
+        listing: Some(listing(args)),
     })
+}
+
+/// How the machine is listed.
+fn listing(args: &RunArgs) -> Listing {
+    Listing {
+        folder: own_folder(),
+        name: args.name.clone(),
+        console: args.console.to_string(),
+        command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+    }
 }
 
 /// What our init is told.
@@ -73,7 +85,7 @@ fn spec(args: &RunArgs, console: &Console) -> Spec {
         stdio: stdio(&args.console),
         term: env::var_os("TERM").filter(|t| !t.is_empty()).unwrap_or_else(|| "vt100".into()),
         window,
-        hostname: args.name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned()),
+        hostname: args.name.as_ref().map_or(DEFAULT_NAME, MachineName::as_str).to_owned(),
         loglevel: None,
         env: Vec::new(),
         args: args.command.clone(),

@@ -14,7 +14,7 @@ use anyhow::Context;
 use clap::Args;
 use kvm_ioctls::{Cap, Kvm};
 
-use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig};
+use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig, MachineName};
 use crate::console::Console;
 use crate::guest::recipe;
 use crate::host::{self, Flavour};
@@ -51,9 +51,9 @@ pub struct RunArgs {
     /// Where the serial console goes: stdio, file:PATH, pty, pty:LINK, unix:PATH or none
     #[arg(long, value_name = "WHERE", default_value = "stdio")]
     console: ConsoleSpec,
-    /// The guest's name, also its hostname
+    /// The guest's name, also its hostname; no other machine that runs may have it
     #[arg(long, value_name = "NAME")]
-    name: Option<String>,
+    name: Option<MachineName>,
     /// End the machine after this many seconds, with status 124
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
