@@ -17,6 +17,7 @@
 //! | [`guest`] | the guest that comes with ringfence: kernel recipe and store, initramfs, command hand-over |
 //! | [`registry`] | the machines that run now, what each asked for and what it has |
 //! | [`machine`] | a virtual machine's construction and life |
+//! | [`bench`] | measuring guests beside containers |
 //! | [`cli`] | one file a subcommand |
 //!
 //! Dependencies point one way: `cli -> bench -> machine -> {cpu, boot, devices, console, placement, guest} ->
@@ -25,6 +26,7 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod boot;
 pub mod bus;
 pub mod cli;
