@@ -5,6 +5,10 @@
 //!
 //! - [`statistics`]: samples kept whole, quantiles, intervals, ratios and tests, each with its source;
 //! - [`clock`]: the host's one clock, and the time-stamp counter's rate by it;
+//! - [`child`]: programs started and surely ended, with their memory and their control group;
 
+pub mod cgroup;
+pub mod child;
 pub mod clock;
+pub mod footprint;
 pub mod statistics;

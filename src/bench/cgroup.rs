@@ -1,0 +1,133 @@
+//! A control group for a program that no container runtime starts, so that it competes for CPUs as a container does.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::host::Root;
+use crate::host::cgroup::CgroupVersion;
+
+/// Shares of a container that asks for nothing (Linux, cgroup v1, `cpu.shares`; Docker's `--cpu-shares`).
+pub const SHARES: u64 = 1024;
+const V1: &str = "/sys/fs/cgroup/cpu";
+const V2: &str = "/sys/fs/cgroup";
+/// The folder of the harness's groups in the hierarchy.
+pub const PARENT: &str = "ringfence-bench";
+
+/// Why there is no group.
+#[derive(Debug, Error)]
+pub enum CgroupError {
+    /// No hierarchy with the CPU controller.
+    #[error("no control group hierarchy with the CPU controller is mounted; mount one, as systemd does")]
+    NoHierarchy,
+    /// A file of it.
+    #[error("cannot use the control group {}; run as root", .0.display())]
+    File(PathBuf, #[source] io::Error),
+}
+
+/// A group below [`PARENT`]; removed when let go.
+#[derive(Debug)]
+pub struct CpuGroup(PathBuf);
+
+impl CpuGroup {
+    /// Makes a group with the given CPU shares.
+    ///
+    /// # Errors
+    /// [`CgroupError`], without root usually.
+    pub fn new(name: &str, shares: u64) -> Result<Self, CgroupError> {
+        let version = CgroupVersion::of(&Root::default());
+        let (top, file, value) = match version {
+            CgroupVersion::V2 => (V2, "cpu.weight", weight(shares)),
+            CgroupVersion::V1 | CgroupVersion::Hybrid => (V1, "cpu.shares", shares),
+            CgroupVersion::None => return Err(CgroupError::NoHierarchy),
+        };
+        let parent = Path::new(top).join(PARENT);
+        let path = parent.join(name);
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| CgroupError::File(path, source)
+        };
+        fs::create_dir_all(&path).map_err(failed(&path))?;
+        let group = Self(path);
+        if version == CgroupVersion::V2 {
+            for dir in [Path::new(top), &parent] {
+                let _ = fs::write(dir.join("cgroup.subtree_control"), "+cpu +cpuset");
+            }
+        }
+        let file = group.0.join(file);
+        fs::write(&file, value.to_string()).map_err(failed(&file))?;
+        Ok(group)
+    }
+
+    /// Moves a process with all its threads into the group.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`].
+    pub fn add(&self, pid: u32) -> Result<(), CgroupError> {
+        let file = self.0.join("cgroup.procs");
+        fs::write(&file, pid.to_string()).map_err(|source| CgroupError::File(file, source))
+    }
+}
+
+impl Drop for CpuGroup {
+    fn drop(&mut self) {
+        // Its members have ended, but the kernel may take a moment to let go of the last.
+        for _ in 0..50 {
+            match fs::remove_dir(&self.0) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                _ => break,
+            }
+        }
+        remove_parents();
+    }
+}
+
+/// Removes the harness's own folder from every hierarchy, where no group is left in it.
+pub fn remove_parents() {
+    let hierarchies = fs::read_dir(V2).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([PathBuf::from(V2)]) {
+        let _ = fs::remove_dir(hierarchy.join(PARENT));
+    }
+}
+
+/// Shares as a weight of cgroup v2, as OCI runtimes convert them: 2 to 262144 onto 1 to 10000.
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that the ends of both scales meet, and that Docker's default is in between.
+    #[test]
+    fn shares_become_weights() {
+        assert_eq!([weight(0), weight(2), weight(1024), weight(262_144), weight(u64::MAX)], [1, 1, 39, 10_000, 10_000]);
+    }
+
+    /// Proves that a process is in the group and that nothing is left of it.
+    #[test]
+    fn a_group_holds_a_process_and_goes() {
+        let group = match CpuGroup::new(&format!("test-{}", std::process::id()), SHARES) {
+            Ok(group) => group,
+            Err(error) => {
+                println!("skipped: {error}");
+                assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI has control groups");
+                return;
+            }
+        };
+        let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+        group.add(child.id()).unwrap();
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(groups.contains("/ringfence-bench/test-"), "{groups}");
+        let path = group.0.clone();
+        drop(group);
+        assert!(!path.exists());
+    }
+}
