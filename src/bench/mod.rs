@@ -5,6 +5,7 @@
 //!
 //! - [`statistics`]: samples kept whole, quantiles, intervals, ratios and tests, each with its source;
 //! - [`clock`]: the host's one clock, and the time-stamp counter's rate by it;
+//! - [`environment`]: the machine measured on, and what makes its figures doubtful;
 //! - [`container`]: a root file system made here, run by runc, crun, youki, podman, docker and nerdctl;
 //! - [`child`]: programs started and surely ended, with their memory and their control group;
 
@@ -12,5 +13,6 @@ pub mod cgroup;
 pub mod child;
 pub mod clock;
 pub mod container;
+pub mod environment;
 pub mod footprint;
 pub mod statistics;
