@@ -8,6 +8,8 @@
 //! - [`environment`]: the machine measured on, and what makes its figures doubtful;
 //! - [`container`]: a root file system made here, run by runc, crun, youki, podman, docker and nerdctl;
 //! - [`child`]: programs started and surely ended, with their memory and their control group;
+//! - [`table`], [`plot`], [`page`]: results for a terminal, as SVG, and as one HTML file;
+//! - [`progress`]: what is being done and how long the rest takes.
 
 pub mod cgroup;
 pub mod child;
@@ -15,4 +17,8 @@ pub mod clock;
 pub mod container;
 pub mod environment;
 pub mod footprint;
+pub mod page;
+pub mod plot;
+pub mod progress;
 pub mod statistics;
+pub mod table;
