@@ -1,6 +1,8 @@
 //! The machine, tried on /dev/kvm with guests assembled here: each path out of the guest, and each thing a guest may touch.
 
 mod guests;
+#[path = "machine/serial.rs"]
+mod serial;
 
 use std::time::{Duration, Instant};
 

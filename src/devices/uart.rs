@@ -21,6 +21,10 @@ use registers::{IIR_FIFOS_ENABLED, IIR_NONE, LCR_DLAB, offset};
 /// Depth of the receive and of the transmit FIFO, in characters.
 pub const FIFO_DEPTH: usize = 16;
 
+/// What the transmitter holds while the far end is full, in characters. More than the FIFO, because a write may have been
+/// gathered on its way here: the guest that saw THRE set can have sent this many before it could see THRE clear.
+pub const TRANSMIT_ROOM: usize = 256;
+
 /// A character in the receive FIFO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Received {
@@ -49,7 +53,7 @@ pub struct UartState {
     pub divisor: u16,
     /// Receive FIFO, oldest first.
     pub rx: Vec<Received>,
-    /// Transmit FIFO, oldest first: bytes that the far end has not taken.
+    /// Transmitter, oldest first: bytes that the far end has not taken, at most [`TRANSMIT_ROOM`].
     pub tx: Vec<u8>,
     /// LSR.OE latch.
     pub overrun: bool,
@@ -127,7 +131,7 @@ impl Uart {
         }
     }
 
-    /// A UART in the given state. Bits that no register has and characters past the FIFOs' depth are dropped.
+    /// A UART in the given state. Bits that no register has and characters past what the FIFOs hold are dropped.
     pub fn from_state(state: &UartState) -> Self {
         let fcr = Fcr::from_bits_truncate(state.fcr) - (Fcr::CLEAR_RX | Fcr::CLEAR_TX);
         let msr = Msr::from_bits_truncate(state.msr);
@@ -147,11 +151,11 @@ impl Uart {
             ..Self::new()
         };
         uart.rx.extend(state.rx.iter().take(uart.depth()));
-        uart.tx.extend(state.tx.iter().take(uart.depth()));
+        uart.tx.extend(state.tx.iter().take(TRANSMIT_ROOM));
         uart
     }
 
-    /// Characters each FIFO holds: one while the FIFOs are off.
+    /// Characters the receive FIFO holds: one while the FIFOs are off.
     fn depth(&self) -> usize {
         if self.fcr.contains(Fcr::ENABLE) { FIFO_DEPTH } else { 1 }
     }
@@ -231,7 +235,7 @@ impl Uart {
         }
         self.thr_interrupt = self.tx.is_empty() && far_end(byte);
         // A byte written to a full transmitter is lost, as it is on the chip: the guest must look at LSR.THRE.
-        if !self.thr_interrupt && self.tx.len() < self.depth() {
+        if !self.thr_interrupt && self.tx.len() < TRANSMIT_ROOM {
             self.tx.push_back(byte);
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::build::MachineError;
 use super::interrupts::{KernelLine, Messages};
+use super::posted::Flow;
 use super::power::Power;
 use super::report::now_ns;
 use super::vm::Vm;
@@ -20,6 +21,7 @@ pub(super) struct Devices {
     pub(super) boot_timer: Arc<BootTimer>,
     pub(super) window_size: Arc<WindowSize>,
     pub(super) input_wanted: Arc<Wake>,
+    pub(super) flow: Arc<Flow>,
 }
 
 /// The address spaces with their devices.
@@ -31,15 +33,19 @@ pub(super) struct Buses {
 }
 
 /// Lets the UART push into the console.
-struct Sink(Arc<Output>);
+struct Sink {
+    output: Arc<Output>,
+    flow: Arc<Flow>,
+}
 
 impl ByteSink for Sink {
     fn push(&self, byte: u8) -> bool {
-        self.0.push(byte)
+        self.flow.byte();
+        self.output.push(byte)
     }
 
     fn has_room(&self) -> bool {
-        self.0.has_room()
+        self.output.has_room()
     }
 }
 
@@ -68,7 +74,9 @@ pub(super) fn attach(vm: &Vm, power: &Arc<Power>, console: &Console) -> Result<(
     let wake = Wake::new().map_err(|source| MachineError::Host { attempted: "make an event descriptor", source })?;
     let input_wanted = Arc::new(wake);
     let events = Arc::new(InputWanted(input_wanted.clone()));
-    let serial = Arc::new(SerialPort::new(com1_line, Arc::new(Sink(console.output())), events));
+    let flow = Arc::new(Flow::new(input_wanted.clone()));
+    let serial =
+        Arc::new(SerialPort::new(com1_line, Arc::new(Sink { output: console.output(), flow: flow.clone() }), events));
     let waiting = serial.clone();
     console.output().on_room(move || waiting.sink_has_room());
     let rung = input_wanted.clone();
@@ -86,5 +94,5 @@ pub(super) fn attach(vm: &Vm, power: &Arc<Power>, console: &Console) -> Result<(
     for (port, count, device) in table {
         ports.insert(u64::from(port), u64::from(count), device)?;
     }
-    Ok((Devices { serial, boot_timer, window_size, input_wanted }, Buses { ports, mmio, ioapic }))
+    Ok((Devices { serial, boot_timer, window_size, input_wanted, flow }, Buses { ports, mmio, ioapic }))
 }

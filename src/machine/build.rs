@@ -9,6 +9,7 @@ use super::attach::{Devices, attach};
 use super::events::{self, RunOptions};
 use super::load::{self, LoadError, Loaded};
 use super::outcome::Outcome;
+use super::posted::Posted;
 use super::power::Power;
 use super::report::{ExitCounts, Phase, Report, Timeline};
 use super::signals::{self, Signals};
@@ -115,9 +116,10 @@ impl Machine {
         let Loaded { start, format, mut warnings, notes } = load::load(config, &ram)?;
         timeline.reach(Phase::Loaded);
         let registration = register(config, &ram, &mut warnings)?;
-        let Made { vm, .. } = threads.made(config.cpus)?;
+        let Made { vm, write_ring, .. } = threads.made(config.cpus)?;
         let (devices, buses) = attach(&vm, &power, &console)?;
-        let shared = Arc::new(Shared { buses, power, ram, flavour });
+        let posted = Posted::new(vm.fd.clone(), write_ring);
+        let shared = Arc::new(Shared { buses, posted, power, ram, flavour });
         let (time, irqchip) = (vm.time, vm.irqchip);
         Ok(Self {
             threads,
@@ -167,7 +169,8 @@ impl Machine {
     /// 2. The console starts beside them, and memory that only the start needed is given back, and
     ///    the host is asked for huge pages: before, the few pages of the tables would each have taken a huge one.
     /// 3. This thread serves console, signals and the time limit until someone turns the power off.
-    /// 4. vCPU threads are kicked out of the guest and joined; the console is flushed and given back.
+    /// 4. vCPU threads are kicked out of the guest and joined; writes that KVM still holds are served; the console is flushed
+    ///    and given back.
     pub fn run(
         mut self,
         options: &RunOptions,
@@ -177,15 +180,16 @@ impl Machine {
         let served = self.console.start().map_err(MachineError::from).and_then(|()| {
             trim::drop_start_pages();
             self.shared.ram.prefer_huge_pages();
-            events::serve(&mut self.console, &self.devices, &self.shared.power, &self.signals, options, notice)
+            events::serve(&mut self.console, &self.devices, &self.shared, &self.signals, options, notice)
         });
         self.shared.power.end(Outcome::Quit);
         self.timeline.reach(Phase::Ended);
         let stopped = self.threads.stop();
+        self.shared.posted.at_end(&self.shared.buses.ports);
         let outcome = self.shared.power.outcome().cloned().unwrap_or(Outcome::Quit);
         events::flush(&self.console, &self.signals, drain_limit(&outcome));
         served?;
-        let report = report(&self.timeline, &self.devices, stopped?, &self.time);
+        let report = report(&self.timeline, &self.devices, stopped?, self.shared.posted.served(), &self.time);
         Ok((outcome, report))
     }
 }
@@ -220,7 +224,7 @@ fn drain_limit(outcome: &Outcome) -> Option<Duration> {
     }
 }
 
-fn report(timeline: &Timeline, devices: &Devices, exits: ExitCounts, time: &KvmTime) -> Report {
+fn report(timeline: &Timeline, devices: &Devices, exits: ExitCounts, posted_writes: u64, time: &KvmTime) -> Report {
     for milestone in devices.boot_timer.milestones() {
         match milestone.phase {
             Milestone::USERSPACE => timeline.reached(Phase::Userspace, milestone.at_ns),
@@ -229,5 +233,5 @@ fn report(timeline: &Timeline, devices: &Devices, exits: ExitCounts, time: &KvmT
         }
     }
     timeline.reach(Phase::Done);
-    Report { phases: timeline.phases(), exits, kvm_setup_ns: time.ns() }
+    Report { phases: timeline.phases(), exits, posted_writes, kvm_setup_ns: time.ns() }
 }

@@ -8,8 +8,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::attach::Devices;
 use super::build::MachineError;
 use super::outcome::Outcome;
+use super::posted::Gathering;
 use super::power::Power;
 use super::signals::Signals;
+use super::vcpu::Shared;
 use crate::console::{Console, Request};
 use crate::devices::Milestone;
 
@@ -27,7 +29,7 @@ pub struct RunOptions {
 pub(super) fn serve(
     console: &mut Console,
     devices: &Devices,
-    power: &Power,
+    shared: &Shared,
     signals: &Signals,
     options: &RunOptions,
     notice: &mut dyn FnMut(&str),
@@ -35,10 +37,14 @@ pub(super) fn serve(
     let deadline = options.timeout.and_then(|t| Instant::now().checked_add(t));
     let mut carrier = true;
     let mut held = options.hold_input;
+    let mut gathering = Gathering::new(devices.flow.clone());
+    let power = &*shared.power;
     set_window_size(console, devices, false);
     loop {
         console.take_notices().iter().for_each(|line| notice(line));
-        wait(console, devices, power, signals, deadline)?;
+        let now = Instant::now();
+        let sleep = [deadline.map(|d| d.saturating_duration_since(now)), gathering.look_again(now)];
+        wait(console, devices, power, signals, sleep.into_iter().flatten().min())?;
         if power.outcome().is_some() {
             return Ok(());
         }
@@ -50,6 +56,7 @@ pub(super) fn serve(
             on_signal(signal, console, devices, power)?;
         }
         devices.input_wanted.clear();
+        gathering.turn(Instant::now(), &shared.posted, &shared.buses.ports);
         let Some(input) = console.input() else { continue };
         input.read_ready();
         while let Some(request) = input.take_request() {
@@ -71,20 +78,20 @@ pub(super) fn serve(
     }
 }
 
-/// Sleeps until something is to be done.
+/// Sleeps until something is to be done, at most for `limit`.
 fn wait(
     console: &mut Console,
     devices: &Devices,
     power: &Power,
     signals: &Signals,
-    deadline: Option<Instant>,
+    limit: Option<Duration>,
 ) -> Result<(), MachineError> {
     let mut fds = vec![
         PollFd::new(power.wake(), PollFlags::IN),
         PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
         PollFd::new(&*devices.input_wanted, PollFlags::IN),
     ];
-    let mut timeout = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+    let mut timeout = limit;
     if let Some(input) = console.input() {
         input.interests(|interest| {
             fds.push(PollFd::from_borrowed_fd(interest.fd, PollFlags::from_bits_retain(interest.events as u16)));

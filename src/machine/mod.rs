@@ -12,6 +12,7 @@ mod exit;
 mod interrupts;
 mod load;
 mod outcome;
+mod posted;
 mod power;
 mod report;
 #[allow(unsafe_code)]
@@ -23,6 +24,8 @@ mod vcpu;
 #[allow(unsafe_code)]
 mod vm;
 mod wake;
+#[allow(unsafe_code)]
+mod write_ring;
 
 pub use build::{Machine, MachineError, MachineRequest};
 pub use diagnose::Diagnosis;

@@ -80,6 +80,8 @@ pub struct Report {
     pub phases: Vec<(Phase, u64)>,
     /// Exits by reason.
     pub exits: ExitCounts,
+    /// Port writes that KVM gathered, so that they needed no exit.
+    pub posted_writes: u64,
     /// Time inside KVM's ioctls before the first KVM_RUN, in nanoseconds, on all threads.
     pub kvm_setup_ns: u64,
 }

@@ -15,6 +15,7 @@ use super::power::Power;
 use super::report::{ExitCounts, Phase, Timeline};
 use super::vcpu::{self, Shared};
 use super::vm::{self, Start, Vm, VmError};
+use super::write_ring::WriteRing;
 use super::{MachineRequest, signals};
 use crate::cpu::cpuid::Template;
 use crate::memory::GuestRam;
@@ -34,6 +35,7 @@ struct Go {
 pub(super) struct Made {
     pub(super) vm: Vm,
     template: Arc<Template>,
+    pub(super) write_ring: Option<Arc<WriteRing>>,
 }
 
 /// The vCPUs' threads.
@@ -62,9 +64,10 @@ impl Threads {
             let vm = Vm::create(&kvm, request.irqchip, request.flavour, request.cpus)?;
             let vcpu = vm.create_vcpu(0)?;
             let template = Arc::new(vm.cpuid(&kvm, &vcpu, request.flavour, request.cpus)?);
+            let write_ring = vm.write_ring(&vcpu);
             timeline.reach(Phase::VmCreated);
             // Nobody listens any more when the kernel could not be loaded, and then the gate stays shut, too.
-            let _ = made_in.send(Made { vm: vm.clone(), template: template.clone() });
+            let _ = made_in.send(Made { vm: vm.clone(), template: template.clone(), write_ring });
             vm::prepare(&vcpu, 0, &template, &vm.time)?;
             vm.map(&ram)?;
             timeline.reach(Phase::MemoryMapped);
@@ -85,7 +88,7 @@ impl Threads {
             return Err(self.join().err().unwrap_or(MachineError::NoMachine));
         };
         for id in 1..cpus {
-            let Made { vm, template } = made.clone();
+            let Made { vm, template, .. } = made.clone();
             let ready = self.ready_in.clone();
             self.spawn(id, move |gate| {
                 let prepared = vm.create_vcpu(id).and_then(|vcpu| {

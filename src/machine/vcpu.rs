@@ -8,6 +8,7 @@ use super::attach::Buses;
 use super::diagnose::{self, Cause, Diagnosis};
 use super::exit::{self, Exit};
 use super::outcome::Outcome;
+use super::posted::Posted;
 use super::power::Power;
 use super::report::ExitCounts;
 use super::signals::Kickable;
@@ -17,6 +18,7 @@ use crate::memory::GuestRam;
 /// What every vCPU thread shares.
 pub(super) struct Shared {
     pub(super) buses: Buses,
+    pub(super) posted: Posted,
     pub(super) power: Arc<Power>,
     pub(super) ram: Arc<GuestRam>,
     pub(super) flavour: Flavour,
@@ -41,8 +43,9 @@ pub(super) fn run(mut vcpu: VcpuFd, id: u32, shared: &Shared) -> ExitCounts {
     counts
 }
 
-/// Does what one exit asks for. Returns why the vCPU cannot go on, if it cannot.
+/// Does what one exit asks for, after what KVM gathered before it. Returns why the vCPU cannot go on, if it cannot.
 fn serve(exit: Exit<'_>, shared: &Shared, counts: &mut ExitCounts) -> Option<Cause> {
+    shared.posted.before_exit(&shared.buses.ports);
     match exit {
         Exit::PortOut { port, size, data } => {
             counts.port_out += 1;

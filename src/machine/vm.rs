@@ -1,5 +1,6 @@
 //! KVM's side of a machine: the virtual machine, its interrupt controllers, its vCPUs.
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -9,8 +10,9 @@ use kvm_bindings::{
     KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_enable_cap, kvm_pit_config,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
+use super::write_ring::WriteRing;
 use crate::config::IrqChip;
 use crate::cpu::{self, Topology, cpuid::Template};
 use crate::host::Flavour;
@@ -85,6 +87,14 @@ impl Vm {
     pub(super) fn create_vcpu(&self, id: u32) -> Result<VcpuFd, VmError> {
         let vcpu = self.time.ioctl("KVM_CREATE_VCPU", || self.fd.create_vcpu(u64::from(id)));
         vcpu.map_err(|e| e.on(&format!("vCPU {id}")))
+    }
+
+    /// The page where KVM gathers writes, if it can for ports. `vcpu` may be any one.
+    pub(super) fn write_ring(&self, vcpu: &VcpuFd) -> Option<Arc<WriteRing>> {
+        if !self.fd.check_extension(Cap::CoalescedPio) {
+            return None;
+        }
+        WriteRing::map(vcpu.as_raw_fd()).ok().map(Arc::new)
     }
 
     /// What the CPUID tables of `cpus` vCPUs are made of. `vcpu` is asked for the TSC's frequency.
