@@ -29,6 +29,15 @@ impl Limits {
     }
 }
 
+/// Whether this process may lock memory beyond RLIMIT_MEMLOCK (CAP_IPC_LOCK, capabilities(7)), by its effective capabilities.
+pub fn locks_without_limit(root: &Root) -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let status = root.read("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    effective & 1 << CAP_IPC_LOCK != 0
+}
+
 fn limit(text: &str, name: &str) -> Option<Limit> {
     let mut values = text.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace();
     let mut next = || match values.next()? {
@@ -55,5 +64,20 @@ mod tests {
         assert_eq!(limits.memlock_bytes, Some(Limit { soft: Some(8_388_608), hard: None }));
         let (_dir, root) = fake::root(&[("proc/self/limits", "Max open files   x  y\n")]);
         assert_eq!(Limits::of(&root), Limits::default());
+    }
+
+    /// Proves that only the capability's own bit counts.
+    #[test]
+    fn the_capability_to_lock() {
+        for (status, expected) in [
+            ("Name:\tx\nCapEff:\t000001ffffffffff\n", true),
+            ("CapEff:\t0000000000004000\n", true),
+            ("CapPrm:\t0000000000004000\nCapEff:\t000001ffffffbfff\n", false),
+            ("CapEff:\tx\n", false),
+            ("", false),
+        ] {
+            let (_dir, root) = fake::root(&[("proc/self/status", status)]);
+            assert_eq!(locks_without_limit(&root), expected, "{status}");
+        }
     }
 }

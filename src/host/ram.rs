@@ -71,6 +71,70 @@ pub fn amounts(root: &Root) -> (u64, u64) {
     (meminfo_bytes(&meminfo, "MemTotal:"), meminfo_bytes(&meminfo, "MemAvailable:"))
 }
 
+/// What a pool of huge pages can still promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolRoom {
+    /// Pages in the pool.
+    pub total: u64,
+    /// Pages not in use.
+    pub free: u64,
+    /// Free pages that are promised already.
+    pub reserved: u64,
+    /// Pages that the host may add to the pool on demand (nr_overcommit_hugepages), as far as it has not.
+    pub extra: u64,
+}
+
+impl PoolRoom {
+    /// The pool of pages of `page_bytes`; `None` where the host has no such pool.
+    pub fn of(root: &Root, page_bytes: u64) -> Option<Self> {
+        let dir = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page_bytes >> 10);
+        let number = |file: &str| root.read_number(format!("{dir}/{file}"));
+        Some(Self {
+            total: number("nr_hugepages")?,
+            free: number("free_hugepages")?,
+            reserved: number("resv_hugepages").unwrap_or(0),
+            extra: number("nr_overcommit_hugepages")
+                .unwrap_or(0)
+                .saturating_sub(number("surplus_hugepages").unwrap_or(0)),
+        })
+    }
+
+    /// Pages that can be had.
+    pub fn available(&self) -> u64 {
+        self.free.saturating_sub(self.reserved).saturating_add(self.extra)
+    }
+}
+
+/// Nodes that have memory, ascending; node 0 where the host tells of none.
+pub fn nodes_with_memory(root: &Root) -> CpuList {
+    let list =
+        root.read("/sys/devices/system/node/has_memory").or_else(|| root.read("/sys/devices/system/node/online"));
+    list.and_then(|text| CpuList::parse(&text))
+        .filter(|list| !list.is_empty())
+        .unwrap_or_else(|| [0].into_iter().collect())
+}
+
+/// Nodes that this process may take memory from (its cpuset); `None` where the kernel does not tell.
+pub fn allowed_nodes(root: &Root) -> Option<CpuList> {
+    let status = root.read("/proc/self/status")?;
+    status.lines().find_map(|line| CpuList::parse(line.strip_prefix("Mems_allowed_list:")?))
+}
+
+/// What node `id` can give without swapping, in bytes: what nobody uses, and the page cache's clean files, by its own meminfo.
+/// `None` where the host tells of no such node.
+pub fn node_available(root: &Root, id: u32) -> Option<u64> {
+    let meminfo = root.read(format!("/sys/devices/system/node/node{id}/meminfo"))?;
+    let bytes = |key| meminfo_bytes(&meminfo, key);
+    let files = bytes("Active(file):").saturating_add(bytes("Inactive(file):")).saturating_sub(bytes("Dirty:"));
+    Some(bytes("MemFree:").saturating_add(files))
+}
+
+/// Pages of `page_bytes` that node `id` has in its pool and nobody uses.
+pub fn node_pool_free(root: &Root, id: u32, page_bytes: u64) -> Option<u64> {
+    let kib = page_bytes >> 10;
+    root.read_number(format!("/sys/devices/system/node/node{id}/hugepages/hugepages-{kib}kB/free_hugepages"))
+}
+
 /// A line `...key   123 kB` in bytes; 0 when there is none. Node files have `Node 0 ` in front.
 fn meminfo_bytes(meminfo: &str, key: &str) -> u64 {
     let line = meminfo.lines().find_map(|line| line.split_once(key).map(|(_, rest)| rest));
@@ -171,5 +235,33 @@ mod tests {
         let ram = Ram::of(&root);
         assert_eq!((ram.total_bytes, ram.available_bytes), (0, u64::MAX));
         assert!(ram.huge_pages.is_empty() && ram.transparent_huge_pages.is_none());
+    }
+
+    /// Proves that what is promised already is not promised again, and that a node's own figures are read.
+    #[test]
+    fn room_in_pools_and_nodes() {
+        let (_dir, root) = fake::root(&[
+            ("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "8\n"),
+            ("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "6\n"),
+            ("sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", "5\n"),
+            ("sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages", "4\n"),
+            ("sys/kernel/mm/hugepages/hugepages-2048kB/surplus_hugepages", "1\n"),
+            ("sys/devices/system/node/has_memory", "0,2\n"),
+            ("sys/devices/system/node/node2/hugepages/hugepages-2048kB/free_hugepages", "3\n"),
+            (
+                "sys/devices/system/node/node2/meminfo",
+                "Node 2 MemFree: 7 kB\nNode 2 Dirty: 1 kB\nNode 2 Active(file): 2 kB\nNode 2 Inactive(file): 3 kB\n",
+            ),
+            ("proc/self/status", "Mems_allowed:\t5\nMems_allowed_list:\t0,2\n"),
+        ]);
+        let room = PoolRoom::of(&root, 2 << 20).unwrap();
+        assert_eq!((room, room.available()), (PoolRoom { total: 8, free: 6, reserved: 5, extra: 3 }, 4));
+        assert_eq!(PoolRoom::of(&root, 1 << 30), None);
+        assert_eq!(nodes_with_memory(&root).to_string(), "0,2");
+        assert_eq!(allowed_nodes(&root).unwrap().to_string(), "0,2");
+        assert_eq!((node_available(&root, 2), node_available(&root, 0)), (Some(11 << 10), None));
+        assert_eq!((node_pool_free(&root, 2, 2 << 20), node_pool_free(&root, 2, 1 << 30)), (Some(3), None));
+        let (_dir, bare) = fake::root(&[]);
+        assert_eq!((nodes_with_memory(&bare).to_string().as_str(), allowed_nodes(&bare)), ("0", None));
     }
 }
