@@ -11,5 +11,5 @@ pub use console::ConsoleSpec;
 pub use listing::{Listing, MachineName, ParseNameError};
 pub use machine::{BootEntry, ConfigError, IrqChip, KernelFile, MIN_RAM, MachineConfig};
 pub use placement::Placement;
-pub use ram_policy::RamPolicy;
+pub use ram_policy::{HugePage, NodeChoice, RamPolicy, Transparent};
 pub use sandbox::SandboxPolicy;

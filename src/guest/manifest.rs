@@ -117,11 +117,7 @@ impl Manifest {
         Self::parse(&text, &path)
     }
 
-    /// Reads a manifest's text. `path` is where it is from, for errors.
-    ///
-    /// # Errors
-    /// As for [`Manifest::read`].
-    pub fn parse(text: &[u8], path: &Path) -> Result<Self, ManifestError> {
+    fn parse(text: &[u8], path: &Path) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         struct SchemaOnly {
             schema: u32,

@@ -12,6 +12,7 @@ use super::outcome::Outcome;
 use super::posted::Posted;
 use super::power::Power;
 use super::report::{ExitCounts, Phase, Report, Timeline};
+use super::reserve::{self, ReserveError};
 use super::signals::{self, Signals};
 use super::threads::{Made, Threads};
 use super::trim;
@@ -21,9 +22,10 @@ use crate::bus::BusError;
 use crate::config::{IrqChip, MachineConfig};
 use crate::console::{Console, ConsoleError};
 use crate::devices::Milestone;
-use crate::host::Flavour;
+use crate::host::{Flavour, Root};
 use crate::memory::{GuestRam, MemoryError};
 use crate::registry::{RamPiece, Registration, RegistryError};
+use crate::units::ByteSize;
 
 /// Why a machine could not be made or run.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +33,12 @@ pub enum MachineError {
     /// Guest RAM.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Guest RAM, as it was asked for.
+    #[error(transparent)]
+    Reserve(#[from] ReserveError),
+    /// A signal that ends the machine came before it ran.
+    #[error("ended by signal {0} before the guest started")]
+    Signalled(i32),
     /// Kernel, initrd or tables.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -91,13 +99,14 @@ fn host(attempted: &'static str) -> impl FnOnce(std::io::Error) -> MachineError 
 }
 
 impl Machine {
-    /// Makes the machine. The guest does not run yet.
+    /// Makes the machine. The guest does not run yet. `taken` is told how much RAM is there, while it is taken.
     ///
     /// 1. Signals are blocked, so that every later thread inherits it and they arrive as events.
-    /// 2. RAM is mapped; nothing is touched.
+    /// 2. RAM is mapped; nothing is touched. What was asked for it is said to the kernel, after a look at whether it can be had.
     /// 3. The first vCPU's thread starts: it makes the machine in KVM, its interrupt controllers, its own vCPU, and tells KVM
     ///    of the RAM, which KVM does more slowly before the interrupt controllers. It mostly waits; meanwhile
-    /// 4. kernel, initrd and tables are put into RAM on this thread.
+    /// 4. RAM that is to be there from the start is taken; kernel, initrd and tables are put into it on this thread; RAM that
+    ///    was asked for in a special way is read back from the kernel.
     /// 5. The machine is put on the list of those that run, while KVM still works on it.
     /// 6. Devices are put on the buses; the other vCPUs' threads start.
     pub fn build(
@@ -106,14 +115,19 @@ impl Machine {
         flavour: Flavour,
         console: Console,
         timeline: Arc<Timeline>,
+        taken: &mut dyn FnMut(ByteSize),
     ) -> Result<Self, MachineError> {
         let signals = Signals::new().map_err(host("take signals as events"))?;
         signals::install_kick().map_err(host("install the signal that stops vCPUs"))?;
-        let ram = Arc::new(GuestRam::new(config.memory)?);
+        let backing = reserve::plan(config, &Root::default()).map_err(ReserveError::from)?;
+        reserve::raise_lock_limit(&backing);
+        let ram = Arc::new(GuestRam::new(config.memory, &backing)?);
         let power = Arc::new(Power::new().map_err(host("make an event descriptor"))?);
         let request = MachineRequest { cpus: config.cpus, irqchip: config.irqchip, flavour };
         let mut threads = Threads::start(kvm, request, ram.clone(), power.clone(), timeline.clone())?;
+        reserve::prefault(&ram, &signals, taken)?;
         let Loaded { start, format, mut warnings, notes } = load::load(config, &ram)?;
+        reserve::verify(&ram)?;
         timeline.reach(Phase::Loaded);
         let registration = register(config, &ram, &mut warnings)?;
         let Made { vm, write_ring, .. } = threads.made(config.cpus)?;

@@ -14,7 +14,9 @@ mod load;
 mod outcome;
 mod posted;
 mod power;
+mod refusal;
 mod report;
+mod reserve;
 #[allow(unsafe_code)]
 mod signals;
 mod threads;
@@ -31,4 +33,6 @@ pub use build::{Machine, MachineError, MachineRequest};
 pub use diagnose::Diagnosis;
 pub use events::RunOptions;
 pub use outcome::Outcome;
+pub use refusal::{Place, Refusal, Refusals};
 pub use report::{ExitCounts, Phase, Report, Timeline, now_ns};
+pub use reserve::{ReserveError, overhead};

@@ -35,6 +35,8 @@ impl Signals {
             if error != 0 {
                 return Err(io::Error::from_raw_os_error(error));
             }
+            // A write to a closed pipe is an error to be handled, not the end.
+            libc::signal(libc::SIGPIPE, libc::SIG_IGN);
             let fd = libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
             if fd < 0 {
                 return Err(io::Error::last_os_error());
@@ -52,6 +54,13 @@ impl Signals {
             let read = libc::read(self.fd.as_raw_fd(), ptr::from_mut(&mut info).cast(), size);
             (read == size as isize).then_some(info.ssi_signo as i32)
         }
+    }
+}
+
+impl Signals {
+    /// The next signal that has arrived and ends a machine.
+    pub(super) fn next_end(&self) -> Option<i32> {
+        std::iter::from_fn(|| self.next()).find(|signal| ![libc::SIGWINCH, libc::SIGCONT].contains(signal))
     }
 }
 

@@ -1,8 +1,16 @@
 //! Guest RAM: where it is, and how bytes get into it before the guest runs.
 
 #[allow(unsafe_code)]
+mod backing;
+#[allow(unsafe_code)]
+mod mapping;
+#[allow(unsafe_code)]
+mod prefault;
+#[allow(unsafe_code)]
 mod ram;
 
+pub use backing::{Advice, Backing, BackingError};
+pub use prefault::PrefaultError;
 pub use ram::{GuestRam, MemoryError, Region};
 
 use crate::layout;

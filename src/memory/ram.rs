@@ -1,6 +1,7 @@
 //! The mapping behind guest RAM.
 
 use std::fs::File;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
@@ -8,68 +9,19 @@ use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
 };
 
+use super::backing::{Advice, Backing, BackingError, advise};
+use super::mapping::{FLAGS, Mapping, PROTECTION};
+use super::prefault::{self, PrefaultError};
 use crate::layout::PAGE_SIZE;
 use crate::units::ByteSize;
 
-/// Guest RAM. Pages come from the host when they are first touched.
+/// Guest RAM. Pages come from the host when they are first touched, or all at once by [`GuestRam::prefault`].
 pub struct GuestRam {
     memory: GuestMemoryMmap,
     size: ByteSize,
+    backing: Backing,
     /// Holds the pages that `memory` names; unmapped last.
     mapping: Mapping,
-}
-
-/// Size of the host's huge page: where RAM starts on such a boundary, host and guest can map it by huge pages.
-const HUGE_PAGE: usize = 2 << 20;
-
-const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
-/// Private, so that no other process sees it, and without a promise of swap: what is asked for was compared with what is free.
-const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-
-/// Anonymous memory of this process.
-struct Mapping {
-    address: *mut libc::c_void,
-    len: usize,
-}
-
-// SAFETY: the mapping is an address range; it is unmapped once, by its only owner.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; nothing is reached through a shared reference.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    fn new(len: usize) -> std::io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
-        let address = unsafe { libc::mmap(std::ptr::null_mut(), len, PROTECTION, FLAGS, -1, 0) };
-        if address == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(Self { address, len }) }
-    }
-
-    /// A mapping that starts on a huge page's boundary. Linux has placed large ones there by itself since 6.7; on older ones a
-    /// larger mapping is cut to size.
-    fn aligned(len: usize) -> std::io::Result<Self> {
-        let first = Self::new(len)?;
-        if (first.address as usize).is_multiple_of(HUGE_PAGE) {
-            return Ok(first);
-        }
-        drop(first);
-        let larger = len.checked_add(HUGE_PAGE).ok_or(std::io::ErrorKind::OutOfMemory)?;
-        let whole = std::mem::ManuallyDrop::new(Self::new(larger)?);
-        let start = whole.address as usize;
-        let aligned = start.next_multiple_of(HUGE_PAGE);
-        for (from, to) in [(start, aligned), (aligned + len, start + larger)] {
-            if from < to {
-                drop(Self { address: from as *mut libc::c_void, len: to - from });
-            }
-        }
-        Ok(Self { address: aligned as *mut libc::c_void, len })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `new`, whole pages of it, and nothing names it any more: its owner drops it last.
-        unsafe { libc::munmap(self.address, self.len) };
-    }
 }
 
 /// One contiguous piece of guest RAM.
@@ -94,6 +46,19 @@ pub enum MemoryError {
         /// The host's words.
         reason: String,
     },
+    /// The pool of huge pages refused the mapping.
+    #[error("cannot map {size} of guest RAM from the pool of {page} pages: {reason}")]
+    Pool {
+        /// What was asked for.
+        size: ByteSize,
+        /// The pool's pages.
+        page: ByteSize,
+        /// The host's words.
+        reason: String,
+    },
+    /// The pages are not to be had as asked for.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
     /// An access outside RAM.
     #[error("guest addresses [{start:#x}, {start:#x} + {len:#x}) are not in the guest's RAM of {size}")]
     Outside {
@@ -143,13 +108,21 @@ fn pieces(start: u64, offset: u64, len: u64) -> Vec<Piece> {
 }
 
 impl GuestRam {
-    /// Maps `size` bytes of RAM at the addresses of [`super::ranges`]. Nothing is touched, so the cost does not grow with the size.
-    pub fn new(size: ByteSize) -> Result<Self, MemoryError> {
+    /// Maps `size` bytes of RAM at the addresses of [`super::ranges`], from pages as `backing` says. Nothing is touched, so the
+    /// cost does not grow with the size.
+    pub fn new(size: ByteSize, backing: &Backing) -> Result<Self, MemoryError> {
         let failed = |reason: String| MemoryError::Map { size, reason };
         let too_large = || failed("more than this process can address".to_owned());
         let bytes = usize::try_from(size.as_u64()).map_err(|_| too_large())?;
-        let mapping = Mapping::aligned(bytes).map_err(|e| failed(e.to_string()))?;
-        let mut next = mapping.address as usize;
+        let mapping = match backing.pool_page {
+            None => Mapping::aligned(bytes).map_err(|e| failed(e.to_string()))?,
+            Some(page) => Mapping::from_pool(bytes, page).map_err(|e| {
+                let page = ByteSize::bytes(page);
+                MemoryError::Pool { size, page, reason: e.to_string() }
+            })?,
+        };
+        backing.apply(&mapping)?;
+        let mut next = mapping.address() as usize;
         let mut regions = Vec::new();
         for range in super::ranges(size) {
             let len = (range.end - range.start) as usize;
@@ -161,16 +134,45 @@ impl GuestRam {
             next += len;
         }
         let memory = GuestMemoryMmap::from_regions(regions).map_err(|e| failed(e.to_string()))?;
-        Ok(Self { memory, size, mapping })
+        Ok(Self { memory, size, backing: *backing, mapping })
+    }
+
+    /// Takes every page from the host, on at most `threads` threads, which are gone afterwards. Where the backing does not say
+    /// that pages are to be there from the start, nothing is done.
+    ///
+    /// To be done before anything is written: on a host kernel before 5.14 the first byte of each page becomes zero. `progress`
+    /// is told how much is there, every few milliseconds, and may end it.
+    pub fn prefault(
+        &self,
+        threads: usize,
+        progress: &mut dyn FnMut(ByteSize) -> ControlFlow<()>,
+    ) -> Result<(), PrefaultError> {
+        if !self.backing.prefault {
+            return Ok(());
+        }
+        prefault::prefault(&self.mapping, self.backing.page(), threads, progress)
+    }
+
+    /// How its pages are to be had.
+    pub fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    /// Where it lies in this process: all regions, one after the other, without a gap.
+    pub fn host_addresses(&self) -> Range<u64> {
+        let start = self.mapping.address() as u64;
+        start..start + self.mapping.len() as u64
     }
 
     /// Asks the host to give the guest huge pages for what is not touched yet: fewer faults, and shorter page walks.
     ///
     /// Meant for when the monitor has written its tables: a page that only holds those stays small. Where the host has no
-    /// huge pages, nothing changes.
+    /// huge pages, or others were asked for, nothing changes.
     pub fn prefer_huge_pages(&self) {
-        // SAFETY: advice about a mapping of ours; it changes no contents.
-        unsafe { libc::madvise(self.mapping.address, self.mapping.len, libc::MADV_HUGEPAGE) };
+        let later = self.backing.pool_page.is_none() && !self.backing.prefault;
+        if later && self.backing.transparent == Advice::Prefer {
+            advise(&self.mapping, libc::MADV_HUGEPAGE);
+        }
     }
 
     /// All of the guest's RAM.
@@ -208,10 +210,14 @@ impl GuestRam {
     }
 
     /// Makes `len` bytes of `file` at `offset` appear at guest address `start`: whole pages are mapped copy-on-write where the
-    /// offset allows, so a page that the guest never touches is never read.
+    /// offset allows, so a page that the guest never touches is never read. Where the backing wants pages of RAM's own, all is
+    /// copied.
     ///
     /// The file must never shrink while the guest runs, so this is for files in our own cache, which are replaced and not changed.
     pub fn map_file(&self, start: u64, file: &File, offset: u64, len: u64) -> Result<(), MemoryError> {
+        if !self.backing.maps_files() {
+            return self.copy_file(start, file, offset, len);
+        }
         for piece in pieces(start, offset, len) {
             match piece {
                 Piece::Copy { start, offset, len } => self.copy_file(start, file, offset, len)?,
@@ -268,7 +274,7 @@ mod tests {
     /// Proves that what is written is read back, at the first and last byte of each region, and nothing beyond is reachable.
     #[test]
     fn reads_back_at_every_edge() {
-        let ram = GuestRam::new(ByteSize::gib(4)).unwrap();
+        let ram = GuestRam::new(ByteSize::gib(4), &Backing::default()).unwrap();
         for region in ram.regions().collect::<Vec<_>>() {
             for at in [region.start, region.start + region.len - 2] {
                 ram.write(at, &[0xa5, 0x5a]).unwrap();
@@ -286,26 +292,13 @@ mod tests {
         #[test]
         fn mapping_equals_copying(start in 0x10_0000u64..0x10_3000, offset in 0u64..9000, len in 1u64..20000) {
             let (file, bytes) = sample(30000);
-            let ram = GuestRam::new(ByteSize::mib(2)).unwrap();
+            let ram = GuestRam::new(ByteSize::mib(2), &Backing::default()).unwrap();
             ram.map_file(start, &file, offset, len).unwrap();
             let mut back = vec![0; len as usize + 2];
             ram.read(start - 1, &mut back).unwrap();
             prop_assert_eq!(back[0], 0);
             prop_assert_eq!(back[len as usize + 1], 0);
             prop_assert_eq!(&back[1..=len as usize], &bytes[offset as usize..(offset + len) as usize]);
-        }
-    }
-
-    /// Proves that RAM starts on a huge page's boundary, whatever its size, also where the kernel does not see to it, and that
-    /// nothing is mapped beside it.
-    #[test]
-    fn starts_on_a_huge_page() {
-        for len in [2 << 20, (2 << 20) + 4096, 300 << 20] {
-            let mappings: Vec<_> = (0..5).map(|_| Mapping::aligned(len).unwrap()).collect();
-            for mapping in &mappings {
-                assert_eq!(mapping.address as usize % HUGE_PAGE, 0);
-                assert_eq!(mapping.len, len);
-            }
         }
     }
 
@@ -322,7 +315,7 @@ mod tests {
         );
         assert_eq!(pieces(1, 2, 9000), [Piece::Copy { start: 1, offset: 2, len: 9000 }]);
         let (file, _) = sample(100);
-        let ram = GuestRam::new(ByteSize::mib(2)).unwrap();
+        let ram = GuestRam::new(ByteSize::mib(2), &Backing::default()).unwrap();
         assert!(matches!(ram.copy_file(0, &file, 50, 51), Err(MemoryError::Load { .. })));
         assert!(matches!(ram.copy_file((2 << 20) - 1, &file, 0, 2), Err(MemoryError::Outside { .. })));
     }

@@ -18,7 +18,7 @@ use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig,
 use crate::console::Console;
 use crate::guest::recipe;
 use crate::host::{self, Flavour};
-use crate::machine::{Machine, Outcome, Phase, Report, RunOptions, Timeline};
+use crate::machine::{Machine, MachineError, Outcome, Phase, Report, RunOptions, Timeline};
 use crate::units::ByteSize;
 
 /// Boot a guest: a Linux kernel on exactly the vCPUs and RAM asked for, with its serial console here.
@@ -95,11 +95,19 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
     let console = Console::open(&args.console)?;
     let config = guest::configure(args, flavour, &console)?;
     config.check()?;
-    check_memory(config.memory)?;
+    if config.ram_policy.pool.is_none() {
+        check_memory(config.memory)?;
+    }
     timeline.reach(Phase::Configured);
     let kvm = host::kvm::open()?;
     check_cpus(config.cpus, &kvm)?;
-    let machine = Machine::build(&config, kvm, flavour, console, timeline)?;
+    let mut meter = ram::Meter::new(config.memory);
+    let built = Machine::build(&config, kvm, flavour, console, timeline, &mut |taken| meter.show(taken));
+    meter.clear();
+    let machine = match built {
+        Err(MachineError::Signalled(signal)) => return Ok(128 + signal),
+        built => built?,
+    };
     for warning in machine.warnings() {
         eprintln!("ringfence: warning: {warning}");
     }
@@ -162,7 +170,8 @@ fn tell(machine: &Machine, config: &MachineConfig, flavour: Flavour) {
 fn write_report(report: &Report, path: &std::path::Path) -> anyhow::Result<()> {
     let json = serde_json::to_string_pretty(report)? + "\n";
     if path.as_os_str() == "-" {
-        return super::print(json);
+        print!("{json}");
+        return Ok(());
     }
     std::fs::write(path, json).with_context(|| format!("cannot write the report to {}", path.display()))
 }
@@ -179,7 +188,7 @@ fn conclude(outcome: &Outcome, args: &RunArgs) -> i32 {
         Outcome::TripleFault(diagnosis) | Outcome::KvmGaveUp(diagnosis) => {
             eprintln!("ringfence: {diagnosis}");
             match diagnosis.registers() {
-                Some(registers) if args.verbose => eprintln!("{}", registers.to_string().trim_end()),
+                Some(registers) if args.verbose => eprint!("{registers}"),
                 Some(_) => eprintln!("  (-v shows the registers)"),
                 None => {}
             }
