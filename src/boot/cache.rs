@@ -20,7 +20,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use identity::Identity;
-pub use seal::{ContentHash, Record, hash};
+pub use seal::{ContentHash, Record, check, hash};
 
 use super::source::{FileSource, Stretch};
 
@@ -191,7 +191,7 @@ impl Cache {
         if !metadata.is_file() || !is_ours(&metadata) {
             return None;
         }
-        let record = seal::check(&file, &metadata).and_then(|record| match content {
+        let record = check(&file, &metadata).and_then(|record| match content {
             Some(content) if record.content != *content => Err("it belongs to another kernel".to_owned()),
             _ => Ok(record),
         });

@@ -30,9 +30,50 @@ pub fn encode(line: &str) -> Result<Vec<u8>, CmdlineError> {
     Ok(bytes)
 }
 
+/// The option whose values [`join_clearcpuid`] joins.
+const CLEARCPUID: &str = "clearcpuid=";
+
+/// Joins the lists of all `clearcpuid=` into the first one, where there is more than one: Linux x86 acts on the last alone
+/// (`cpu_parse_early_param`), which would bring back the features that an earlier one takes away.
+pub fn join_clearcpuid(line: &str) -> Option<String> {
+    let words = || line.split(|c: char| c.is_ascii_whitespace());
+    let mut lists = words().filter_map(|word| word.strip_prefix(CLEARCPUID));
+    let mut joined: Vec<&str> = lists.next()?.split(',').collect();
+    let others: Vec<&str> = lists.collect();
+    if others.is_empty() {
+        return None;
+    }
+    for feature in others.into_iter().flat_map(|list| list.split(',')) {
+        if !feature.is_empty() && !joined.contains(&feature) {
+            joined.push(feature);
+        }
+    }
+    let first = words().position(|word| word.starts_with(CLEARCPUID))?;
+    let mut rest: Vec<&str> = words().filter(|word| !word.starts_with(CLEARCPUID)).collect();
+    let option = CLEARCPUID.to_owned() + &joined.join(",");
+    rest.insert(first, &option);
+    Some(rest.join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Proves that lists are joined where the first one is, each feature once, with the rest of the line as it was, and that a
+    /// line with one list or none is left alone.
+    #[test]
+    fn joins_what_the_kernel_takes_the_last_of() {
+        for (line, joined) in [
+            ("a clearcpuid=x,y b clearcpuid=z,x  c", "a clearcpuid=x,y,z b  c"),
+            ("clearcpuid=x clearcpuid=y\tclearcpuid=,z", "clearcpuid=x,y,z"),
+            ("q=clearcpuid=1 clearcpuid=2 clearcpuid=3", "q=clearcpuid=1 clearcpuid=2,3"),
+        ] {
+            assert_eq!(join_clearcpuid(line).as_deref(), Some(joined));
+        }
+        for line in ["", "quiet", "a clearcpuid=x,y b", "noclearcpuid=1 clearcpuid=2"] {
+            assert_eq!(join_clearcpuid(line), None, "{line}");
+        }
+    }
 
     /// Proves that the longest line passes and that one byte more, or a NUL, is refused with its place.
     #[test]

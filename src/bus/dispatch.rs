@@ -65,7 +65,7 @@ impl Bus {
     fn find(&self, address: u64, len: usize) -> Option<(&Arc<dyn Device>, u64)> {
         let at = self.ranges.partition_point(|r| r.start <= address).checked_sub(1)?;
         let range = &self.ranges[at];
-        let last = address.checked_add(len as u64)?.checked_sub(1)?;
+        let last = address.checked_add((len as u64).checked_sub(1)?)?;
         (last <= range.last).then(|| (&range.device, address - range.start))
     }
 
@@ -142,6 +142,16 @@ mod tests {
         assert!(matches!(bus.insert(u64::MAX, 2, device.clone()), Err(BusError::BadRange { .. })));
         bus.insert(5, 5, device.clone()).unwrap();
         bus.insert(20, 5, device).unwrap();
+    }
+
+    /// Proves that the last byte of the address space can be reached, and nothing behind it.
+    #[test]
+    fn reaches_the_end_of_the_address_space() {
+        let device = Arc::new(Recorder::default());
+        let mut bus = Bus::new();
+        bus.insert(u64::MAX - 3, 4, device).unwrap();
+        assert!(bus.write(u64::MAX - 3, &[1, 2, 3, 4]) && bus.write(u64::MAX, &[1]));
+        assert!(!bus.write(u64::MAX, &[1, 2]) && !bus.write(u64::MAX - 3, &[]));
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use anyhow::Context;
 use clap::Args;
 use kvm_ioctls::Kvm;
 use serde::Serialize;
-use std::io::{self, ErrorKind, Write};
+use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -113,11 +113,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<i32> {
     if !output.ends_with('\n') {
         output.push('\n');
     }
-    match io::stdout().write_all(output.as_bytes()) {
-        // A reader that has seen enough (`| head`) is no failure of ours.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        result => result.context("cannot write the report to stdout")?,
-    }
+    super::print(output)?;
     Ok(if report.can_run { 0 } else { CANNOT_RUN })
 }
 

@@ -4,7 +4,6 @@ use anyhow::Context;
 use clap::{Args, Command, Subcommand};
 use clap_complete::Shell;
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Write the man pages or a shell's completions
@@ -38,7 +37,7 @@ pub fn run(args: &DocsArgs, mut command: Command) -> anyhow::Result<i32> {
         What::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut command, "ringfence", &mut text);
-            io::stdout().write_all(&text).context("cannot write the completions to stdout")?;
+            super::print(text)?;
         }
     }
     Ok(0)

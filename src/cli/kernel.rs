@@ -2,7 +2,7 @@
 
 mod progress;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -131,12 +131,9 @@ pub fn run(args: &KernelArgs) -> anyhow::Result<i32> {
     }
 }
 
-/// Prints to stdout; a reader that has seen enough (`| head`) is no failure of ours.
+/// Prints to stdout; 0, the exit status.
 fn print(text: &str) -> anyhow::Result<i32> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(0),
-        result => result.map(|()| 0).context("cannot write to stdout"),
-    }
+    super::print(text).map(|()| 0)
 }
 
 fn build(args: &BuildArgs, cache: &Path, store: &Store) -> anyhow::Result<i32> {

@@ -1,5 +1,13 @@
 //! The command line: one file a subcommand.
 
+/// As the standard library's, for everything below: a reader of stderr that has gone away is no reason to panic.
+macro_rules! eprintln {
+    ($($what:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($what)*);
+    }};
+}
+
 pub mod check;
 pub mod docs;
 pub mod inspect;
@@ -11,7 +19,9 @@ pub mod run;
 mod table;
 
 use std::ffi::OsString;
+use std::io::{self, ErrorKind, Write};
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::machine;
@@ -81,6 +91,14 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
         }
     }
     Cli::try_parse_from(words)
+}
+
+/// Writes to stdout; a reader that has seen enough (`| head`) is no failure of ours.
+fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_ref()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to stdout"),
+    }
 }
 
 /// An error and its causes on one line, leaving out a cause that its effect already quotes.

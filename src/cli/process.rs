@@ -11,7 +11,8 @@ const LARGE_BUFFER: libc::c_int = 32 * 1024;
 /// 1. A standard descriptor that is closed is opened on /dev/null, so that no file of ours gets its number.
 /// 2. All threads share one heap: an arena each costs three system calls and a page of memory at every thread's start, and
 ///    no thread here allocates in a loop. Large buffers get a mapping of their own, whose pages are zero without being written.
-/// 3. A panic on any thread ends the process with the status of a monitor that failed.
+/// 3. A write to a closed pipe is an error to be handled, not the end by SIGPIPE.
+/// 4. A panic on any thread ends the process with the status of a monitor that failed.
 pub(super) fn prepare() {
     for fd in 0..3 {
         // SAFETY: F_GETFD only asks whether the descriptor is open.
@@ -22,8 +23,9 @@ pub(super) fn prepare() {
             let _ = null.into_raw_fd();
         }
     }
-    // SAFETY: sets parameters of the allocator; no other thread runs yet.
+    // SAFETY: sets parameters of the allocator and the disposition of a signal; no other thread runs yet.
     unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BUFFER);
     }

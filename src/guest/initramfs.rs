@@ -13,6 +13,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
@@ -29,7 +30,12 @@ const BUSYBOX_MAX: u64 = 32 << 20;
 const APPLETS_MAX: usize = 16 << 10;
 /// Longest name of an applet, in bytes.
 const APPLET_NAME_MAX: usize = 64;
-/// Cached archives kept when a new one is made.
+/// A cached archive that is used gets a new time stamp, at most so often.
+const STAMPED_EVERY: Duration = Duration::from_secs(3600);
+/// Others are removed when they have not been used for so long...
+const UNUSED: Duration = Duration::from_secs(24 * 3600);
+/// ... and beyond this number when they have not been used for twice as long as a time stamp may be old: not sooner, because
+/// another run may have found one and be about to open it.
 const KEPT: usize = 4;
 /// To be raised when the contents below change.
 const LAYOUT_VERSION: u32 = 1;
@@ -97,6 +103,9 @@ fn initramfs_from(cache: &Path, candidates: &[PathBuf]) -> Result<PathBuf, Initr
     for (_, metadata) in &found {
         let cached = cache.join(cached_name(metadata));
         if is_whole(&cached) {
+            if stamp(&cached) {
+                remove_old(cache, &cached);
+            }
             return Ok(cached);
         }
     }
@@ -268,21 +277,38 @@ fn store(cache: &Path, name: &str, archive: &[u8]) -> Result<PathBuf, InitramfsE
     Ok(path)
 }
 
-/// Keeps the cache small; a file that cannot be removed does no harm. A run that has one open keeps it.
-fn remove_old(cache: &Path, newest: &Path) {
+/// Marks an archive as used now, unless that was done lately. Whether it was done.
+fn stamp(path: &Path) -> bool {
+    let now = SystemTime::now();
+    let lately = |stamped: SystemTime| now.duration_since(stamped).is_ok_and(|age| age < STAMPED_EVERY);
+    let Ok(file) = File::open(path) else { return false };
+    file.metadata().and_then(|m| m.modified()).is_ok_and(|stamped| !lately(stamped)) && file.set_modified(now).is_ok()
+}
+
+/// Keeps the cache small; a file that cannot be removed does no harm. A run that has one open or mapped keeps it.
+fn remove_old(cache: &Path, used: &Path) {
     let Ok(entries) = fs::read_dir(cache) else { return };
-    let mut old: Vec<_> = entries
-        .flatten()
-        .filter(|entry| {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            name.starts_with("initramfs-") && name.ends_with(".cpio") && entry.path() != newest
-        })
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    old.sort();
-    for (_, path) in old.iter().rev().skip(KEPT - 1) {
-        let _ = fs::remove_file(path);
+    let (mut archives, now) = (Vec::new(), SystemTime::now());
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let Ok(stamped) = entry.metadata().and_then(|m| m.modified()) else { continue };
+        let unused = now.duration_since(stamped).unwrap_or_default();
+        let archive = name.starts_with("initramfs-") && name.ends_with(".cpio");
+        let half_written = name.starts_with(".initramfs-") && name.ends_with(".tmp");
+        if archive && entry.path() != used {
+            archives.push((unused, entry.path()));
+        } else if half_written && unused >= UNUSED {
+            // Left by a run that was killed while it wrote.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    archives.sort();
+    for (rank, (unused, path)) in archives.iter().enumerate() {
+        let limit = if rank + 1 < KEPT { UNUSED } else { 2 * STAMPED_EVERY };
+        if *unused >= limit {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

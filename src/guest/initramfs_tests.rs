@@ -113,16 +113,61 @@ fn built_once_then_found_and_rebuilt_when_damaged() {
     assert_eq!(fs::read_dir(&cache).unwrap().count(), 1, "no temporary file is left");
 }
 
+/// Writes a file that was last used so long ago.
+fn used_ago(path: &Path, ago: Duration) {
+    fs::write(path, b"070701").unwrap();
+    File::open(path).unwrap().set_modified(SystemTime::now() - ago).unwrap();
+}
+
+/// The names in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Proves that archives nobody used for a day go, that of many the ones used last stay, that one used within two hours
+/// always stays (another run may be about to open it), and that nothing else in the folder is touched.
 #[test]
-fn the_cache_stays_small_and_nothing_else_in_it_is_touched() {
+fn the_cache_loses_what_is_not_used() {
+    const HOUR: Duration = Duration::from_secs(3600);
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("kernel"), b"x").unwrap();
-    for number in 0..8 {
-        store(folder.path(), &format!("initramfs-{number}.cpio"), b"070701").unwrap();
+    let path = |name: &str| folder.path().join(name);
+    used_ago(&path("kernel"), 100 * HOUR);
+    used_ago(&path("initramfs-1.cpio"), 25 * HOUR);
+    used_ago(&path(".initramfs-2.cpio.77.tmp"), 25 * HOUR);
+    used_ago(&path(".initramfs-3.cpio.78.tmp"), HOUR);
+    for number in 4..10 {
+        used_ago(&path(&format!("initramfs-{number}.cpio")), number * HOUR);
     }
-    let newest = folder.path().join("initramfs-7.cpio");
-    assert!(newest.exists() && folder.path().join("kernel").exists());
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), KEPT + 1);
+    store(folder.path(), "initramfs-0.cpio", b"070701").unwrap();
+    let kept =
+        [".initramfs-3.cpio.78.tmp", "initramfs-0.cpio", "initramfs-4.cpio", "initramfs-5.cpio", "initramfs-6.cpio"];
+    assert_eq!(names(folder.path()), [&kept[..], &["kernel"]].concat());
+    for number in 10..20 {
+        used_ago(&path(&format!("initramfs-{number}.cpio")), HOUR);
+    }
+    store(folder.path(), "initramfs-0.cpio", b"070701").unwrap();
+    assert_eq!(
+        names(folder.path()).len(),
+        13,
+        "ten used an hour ago, the one in use, the kernel, a file being written"
+    );
+}
+
+/// Proves that an archive that is used is marked so, once an hour, and that the others are looked at then.
+#[test]
+fn using_an_archive_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (used, old) = (folder.path().join("initramfs-1.cpio"), folder.path().join("initramfs-2.cpio"));
+    used_ago(&used, UNUSED * 2);
+    assert!(stamp(&used) && !stamp(&used));
+    assert!(used.metadata().unwrap().modified().unwrap().elapsed().unwrap() < STAMPED_EVERY);
+    used_ago(&old, UNUSED * 2);
+    remove_old(folder.path(), &used);
+    assert_eq!(names(folder.path()), ["initramfs-1.cpio"]);
+    assert!(!stamp(&folder.path().join("none")));
 }
 
 #[test]

@@ -117,7 +117,11 @@ impl Manifest {
         Self::parse(&text, &path)
     }
 
-    fn parse(text: &[u8], path: &Path) -> Result<Self, ManifestError> {
+    /// Reads a manifest's text. `path` is where it is from, for errors.
+    ///
+    /// # Errors
+    /// As for [`Manifest::read`].
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, ManifestError> {
         #[derive(Deserialize)]
         struct SchemaOnly {
             schema: u32,

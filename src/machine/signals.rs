@@ -35,8 +35,6 @@ impl Signals {
             if error != 0 {
                 return Err(io::Error::from_raw_os_error(error));
             }
-            // A write to a closed pipe is an error to be handled, not the end.
-            libc::signal(libc::SIGPIPE, libc::SIG_IGN);
             let fd = libc::signalfd(-1, &set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
             if fd < 0 {
                 return Err(io::Error::last_os_error());

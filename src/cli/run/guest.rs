@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use super::RunArgs;
+use crate::boot::cmdline::join_clearcpuid;
 use crate::config::{ConsoleSpec, KernelFile, Listing, MachineConfig, MachineName};
 use crate::console::Console;
 use crate::guest::initramfs::default_initramfs;
@@ -36,8 +37,12 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
     if flavour.emulates_ring_0() {
         parts.push(PAGE_TABLE_CMDLINE.to_owned());
     }
-    parts.extend(args.cmdline.clone());
-    parts.retain(|p| !p.is_empty());
+    let (default_line, joined) = command_line(parts, args.cmdline.as_deref(), flavour);
+    if joined && args.verbose && args.cmdline_only.is_none() {
+        eprintln!(
+            "ringfence: the lists of clearcpuid= are joined: the kernel acts on the last one alone, and this KVM needs its own"
+        );
+    }
     let ours = args.initrd.is_none();
     let initrd = match &args.initrd {
         None => Some(default_initramfs(&cache)?),
@@ -57,7 +62,7 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
         initrd,
         initrd_immutable: ours,
         initrd_overlay: overlay,
-        cmdline: args.cmdline_only.clone().unwrap_or_else(|| parts.join(" ")),
+        cmdline: args.cmdline_only.clone().unwrap_or(default_line),
         irqchip: args.irqchip,
         entry: args.entry,
         cache: Some(cache),
@@ -75,6 +80,18 @@ fn listing(args: &RunArgs) -> Listing {
         name: args.name.clone(),
         console: args.console.to_string(),
         command: args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+    }
+}
+
+/// The default line with the user's text behind it, and whether the user's `clearcpuid=` was joined to the one that such a KVM
+/// needs.
+fn command_line(mut parts: Vec<String>, added: Option<&str>, flavour: Flavour) -> (String, bool) {
+    parts.extend(added.map(str::to_owned));
+    parts.retain(|p| !p.is_empty());
+    let line = parts.join(" ");
+    match join_clearcpuid(&line).filter(|_| flavour.emulates_ring_0()) {
+        Some(joined) => (joined, true),
+        None => (line, false),
     }
 }
 
@@ -100,4 +117,23 @@ fn stdio(console: &ConsoleSpec) -> Stdio {
         ConsoleSpec::File(_) | ConsoleSpec::None => false,
     };
     if terminal { Stdio::Tty } else { Stdio::Pipe }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that a user's clearcpuid= takes away more features on a page-table based KVM and none of its own, and that
+    /// elsewhere the line is as it was typed.
+    #[test]
+    fn a_second_clearcpuid_replaces_nothing() {
+        let parts = || vec![CMDLINE.to_owned(), PAGE_TABLE_CMDLINE.to_owned()];
+        let (line, joined) = command_line(parts(), Some("clearcpuid=avx,smap debug"), Flavour::PageTable);
+        assert!(joined && line.ends_with(" debug"), "{line}");
+        assert_eq!(line.matches("clearcpuid=").count(), 1, "{line}");
+        assert!(line.contains("clearcpuid=popcnt,smap,smep,erms,fsrm,avx "), "{line}");
+        let typed = "clearcpuid=a clearcpuid=b";
+        assert_eq!(command_line(vec![], Some(typed), Flavour::Vmx), (typed.to_owned(), false));
+        assert_eq!(command_line(parts(), Some(""), Flavour::PageTable).0, parts().join(" "));
+    }
 }

@@ -170,8 +170,7 @@ fn tell(machine: &Machine, config: &MachineConfig, flavour: Flavour) {
 fn write_report(report: &Report, path: &std::path::Path) -> anyhow::Result<()> {
     let json = serde_json::to_string_pretty(report)? + "\n";
     if path.as_os_str() == "-" {
-        print!("{json}");
-        return Ok(());
+        return super::print(json);
     }
     std::fs::write(path, json).with_context(|| format!("cannot write the report to {}", path.display()))
 }
@@ -188,7 +187,7 @@ fn conclude(outcome: &Outcome, args: &RunArgs) -> i32 {
         Outcome::TripleFault(diagnosis) | Outcome::KvmGaveUp(diagnosis) => {
             eprintln!("ringfence: {diagnosis}");
             match diagnosis.registers() {
-                Some(registers) if args.verbose => eprint!("{registers}"),
+                Some(registers) if args.verbose => eprintln!("{}", registers.to_string().trim_end()),
                 Some(_) => eprintln!("  (-v shows the registers)"),
                 None => {}
             }
