@@ -92,7 +92,7 @@ impl Initrd {
     /// `limit` is the kernel's `initrd_addr_max`, the highest address the last byte may have.
     pub fn place(&self, low_ram: &Range<u64>, kernel_end: u64, limit: u64) -> Result<u64, InitrdError> {
         let len = self.len();
-        let above = kernel_end.max(layout::HIGH_RAM_START).next_multiple_of(PAGE_SIZE);
+        let above = kernel_end.max(layout::HIGH_RAM_START).checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
         let top = low_ram.end.min(limit.saturating_add(1));
         let room = top.saturating_sub(above);
         let no_room = InitrdError::NoRoom { len, room, above };
@@ -136,6 +136,14 @@ mod tests {
         let initrd = initrd(5, 8);
         assert_eq!(initrd.overlay().0, 8);
         assert_eq!(initrd.len(), 16);
+    }
+
+    /// Proves that a kernel which ends at the end of the address space leaves no room, rather than overflowing.
+    #[test]
+    fn a_kernel_may_end_anywhere() {
+        for end in [u64::MAX, u64::MAX - 4094] {
+            assert!(matches!(initrd(5, 0).place(&(0..u64::MAX), end, u64::MAX), Err(InitrdError::NoRoom { .. })));
+        }
     }
 
     proptest! {
