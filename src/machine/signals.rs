@@ -7,6 +7,8 @@ use std::ptr;
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
+use libc::{c_int, c_void, siginfo_t};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, create_sigset, register_signal_handler};
 
 /// Signals the event loop reads.
 const EVENTS: [i32; 6] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGWINCH, libc::SIGCONT, libc::SIGQUIT];
@@ -24,13 +26,9 @@ pub(super) struct Signals {
 impl Signals {
     /// Blocks the signals in this thread and opens the descriptor.
     pub(super) fn new() -> io::Result<Self> {
-        // SAFETY: the set is initialised by sigemptyset before use, and the descriptor is checked before it is owned.
+        let set = create_sigset(&EVENTS)?;
+        // SAFETY: the set is initialised, and the descriptor is checked before it is owned.
         unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            for signal in EVENTS {
-                libc::sigaddset(&mut set, signal);
-            }
             let error = libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut());
             if error != 0 {
                 return Err(io::Error::from_raw_os_error(error));
@@ -70,11 +68,11 @@ impl AsFd for Signals {
 
 /// The signal that kicks a vCPU thread.
 fn kick_signal() -> i32 {
-    libc::SIGRTMIN()
+    SIGRTMIN()
 }
 
 /// Sets immediate_exit, so that the next KVM_RUN returns at once even if the signal came just before it.
-extern "C" fn on_kick(_: i32) {
+extern "C" fn on_kick(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
     let run = RUN.get();
     if !run.is_null() {
         // SAFETY: non-null only while this thread's Kickable lives, and then it points to the vCPU's mapped page.
@@ -82,17 +80,9 @@ extern "C" fn on_kick(_: i32) {
     }
 }
 
-/// Installs the kick's handler for the process.
+/// Installs the kick's handler for the process. It only touches a thread-local cell and a mapped page, both fit for a handler.
 pub(super) fn install_kick() -> io::Result<()> {
-    // SAFETY: the handler only touches a thread-local cell and a mapped page, both fit for a signal handler.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = on_kick as extern "C" fn(i32) as usize;
-        if libc::sigaction(kick_signal(), &action, ptr::null_mut()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
+    Ok(register_signal_handler(kick_signal(), on_kick)?)
 }
 
 /// While it lives, kicks of this thread reach the vCPU.
@@ -113,7 +103,6 @@ impl Drop for Kickable {
 
 /// Kicks a thread out of KVM_RUN.
 pub(super) fn kick<T>(thread: &std::thread::JoinHandle<T>) {
-    use std::os::unix::thread::JoinHandleExt;
-    // SAFETY: the handle has not been joined, so the thread id is valid.
-    unsafe { libc::pthread_kill(thread.as_pthread_t(), kick_signal()) };
+    // It fails for a thread that has ended, which is out of KVM_RUN.
+    let _ = thread.kill(kick_signal());
 }
