@@ -16,12 +16,13 @@
 //! | [`console`] | where the serial port's bytes go to and come from |
 //! | [`guest`] | the guest that comes with ringfence: kernel recipe and store, initramfs, command hand-over |
 //! | [`registry`] | the machines that run now, what each asked for and what it has |
+//! | [`sandbox`] | what the monitor's own threads may ask of the host's kernel |
 //! | [`machine`] | a virtual machine's construction and life |
 //! | [`bench`] | measuring guests beside containers |
 //! | [`cli`] | one file a subcommand |
 //!
-//! Dependencies point one way: `cli -> bench -> machine -> {cpu, boot, devices, console, placement, guest} ->
-//! {memory, bus, host, config} -> {layout, units}`; siblings do not import siblings. `tests/rooms.rs` guards it.
+//! Dependencies point one way: `cli -> bench -> machine -> {cpu, boot, devices, console, placement, sandbox, registry,
+//! guest} -> {memory, bus, host, config} -> {layout, units}`; siblings do not import siblings. `tests/rooms.rs` guards it.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -40,4 +41,5 @@ pub mod layout;
 pub mod machine;
 pub mod memory;
 pub mod registry;
+pub mod sandbox;
 pub mod units;

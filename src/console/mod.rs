@@ -182,14 +182,28 @@ impl Console {
         Self { output, input: None, notices: Vec::new(), on_standard_output: false }
     }
 
-    /// Starts the thread that writes the output and makes the terminal raw. Meant to be called when the vCPUs run already:
-    /// the guest's first bytes are kept until then. A job in the background leaves the terminal alone and takes it when it
+    /// Starts the thread that writes the output, ahead of [`Self::start`]. It calls `first` before all else and ends when that
+    /// returns `false`. Returns whether there is such a thread: where nothing is written there is none.
+    ///
+    /// # Errors
+    /// [`ConsoleError::Thread`].
+    pub fn start_writer(&self, first: impl FnOnce() -> bool + Send + 'static) -> Result<bool, ConsoleError> {
+        self.output.start_with(first).map_err(ConsoleError::Thread)
+    }
+
+    /// The folders of the names that were made in the file system and go when the console is dropped.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        names::folders()
+    }
+
+    /// Makes the terminal raw, and starts the thread that writes the output unless it runs already. A job in the background leaves the terminal alone and takes it when it
     /// comes to the foreground; a notice says so.
     ///
     /// # Errors
     /// [`ConsoleError::Thread`] and [`ConsoleError::Terminal`].
     pub fn start(&mut self) -> Result<(), ConsoleError> {
         self.output.start().map_err(ConsoleError::Thread)?;
+        terminal::install_guards();
         if self.resume()? == Standing::Background {
             self.notices.push("in the background: bring the job to the foreground to type to the guest".into());
         }
@@ -246,6 +260,13 @@ impl Drop for Console {
     fn drop(&mut self) {
         self.output.stop();
     }
+}
+
+/// Gives the terminal back, and removes names in the file system if this thread made them. For a process that ends without
+/// running destructors: fit for a signal's handler, also on a thread that is confined.
+pub fn give_back() {
+    terminal::restore();
+    names::remove_all();
 }
 
 /// Opens a file for the output as a shell's `>` does, but readable by its owner alone: it holds a guest's console.

@@ -104,18 +104,31 @@ impl Output {
     /// # Errors
     /// The host refuses another thread; nothing is lost, and a later call may succeed.
     pub fn start(self: &Arc<Self>) -> io::Result<()> {
+        self.start_with(|| true).map(drop)
+    }
+
+    /// As [`Self::start`]; the thread calls `first` before all else, and ends at once when that returns `false`. Returns
+    /// whether a thread was started.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(super) fn start_with(self: &Arc<Self>, first: impl FnOnce() -> bool + Send + 'static) -> io::Result<bool> {
         if self.discarding.load(Ordering::Relaxed) || self.started.swap(true, Ordering::SeqCst) {
-            return Ok(());
+            return Ok(false);
         }
         let output = Arc::clone(self);
         // Allocated here, so that the writer needs no heap arena of its own.
         let chunk = vec![0u8; CHUNK].into_boxed_slice();
-        let spawned = thread::Builder::new().name("console".into()).stack_size(STACK).spawn(move || output.run(chunk));
+        let spawned = thread::Builder::new().name("console".into()).stack_size(STACK).spawn(move || {
+            if first() {
+                output.run(chunk);
+            }
+        });
         if let Err(error) = spawned {
             self.started.store(false, Ordering::SeqCst);
             return Err(error);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes one byte from the guest, or returns `false` when there is no room: the room callback follows.

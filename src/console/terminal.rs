@@ -224,19 +224,12 @@ pub(super) fn install_guards() {
 /// Hooks into the C library that end in [`restore`].
 #[allow(unsafe_code)]
 mod guards {
-    use std::cell::UnsafeCell;
-    use std::mem::MaybeUninit;
     use std::ptr;
 
     use libc::{c_int, c_void, sigaction, siginfo_t};
 
     /// Signals that end the process from within: a crash, abort(), a page that cannot be had.
     const FATAL: [c_int; 6] = [libc::SIGABRT, libc::SIGBUS, libc::SIGSEGV, libc::SIGILL, libc::SIGFPE, libc::SIGQUIT];
-
-    struct Previous(UnsafeCell<[MaybeUninit<sigaction>; FATAL.len()]>);
-    // SAFETY: written once, before the handlers that read it are installed.
-    unsafe impl Sync for Previous {}
-    static PREVIOUS: Previous = Previous(UnsafeCell::new([const { MaybeUninit::zeroed() }; FATAL.len()]));
 
     extern "C" fn at_exit() {
         super::restore();
@@ -251,30 +244,24 @@ mod guards {
 
     extern "C" fn at_fatal_signal(signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
         super::restore();
-        let Some(index) = FATAL.iter().position(|&s| s == signal) else { return };
-        // SAFETY: all async-signal-safe; PREVIOUS was filled before this handler was installed. A fault happens again on
-        // return and meets the handler that was there before (Rust's own tells of stack overflows). A signal that was sent,
-        // as abort() does, comes once more and ends the process.
+        // SAFETY: async-signal-safe. The signal has its default action again: a fault happens once more on return and ends the
+        // process, and one that was sent, as abort() does, comes once more. Setting the action here instead would be a call
+        // that a confined thread may not make.
         unsafe {
-            if (*info).si_code > 0 {
-                sigaction(signal, (*PREVIOUS.0.get())[index].as_ptr(), ptr::null_mut());
-            } else {
-                libc::signal(signal, libc::SIG_DFL);
+            if (*info).si_code <= 0 {
                 libc::raise(signal);
             }
         }
     }
 
     pub(super) fn on_fatal_signals() {
-        // SAFETY: the caller runs this once. Each slot is filled before its handler can run; the handler makes only
-        // async-signal-safe calls, on the alternate stack where the thread has one (a stack overflow).
-        unsafe {
-            for (index, &signal) in FATAL.iter().enumerate() {
-                let previous = (&mut *PREVIOUS.0.get())[index].as_mut_ptr();
-                sigaction(signal, ptr::null(), previous);
+        for signal in FATAL {
+            // SAFETY: the handler makes only async-signal-safe calls, on the alternate stack where the thread has one (a stack
+            // overflow).
+            unsafe {
                 let mut action: sigaction = std::mem::zeroed();
                 action.sa_sigaction = at_fatal_signal as *const () as usize;
-                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND;
                 libc::sigemptyset(&mut action.sa_mask);
                 sigaction(signal, &action, ptr::null_mut());
             }

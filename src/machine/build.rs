@@ -1,6 +1,7 @@
 //! The recipe: from a configuration to a machine that is ready to run, and its life.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use kvm_ioctls::Kvm;
@@ -20,11 +21,12 @@ use super::vcpu::Shared;
 use super::vm::{KvmTime, Start, VmError};
 use crate::bus::BusError;
 use crate::config::{IrqChip, MachineConfig};
-use crate::console::{Console, ConsoleError};
+use crate::console::{self, Console, ConsoleError};
 use crate::devices::Milestone;
 use crate::host::{Flavour, Root};
 use crate::memory::{GuestRam, MemoryError};
 use crate::registry::{RamPiece, Registration, RegistryError};
+use crate::sandbox::{Layers, Sandbox, SandboxError, ThreadKind};
 use crate::units::ByteSize;
 
 /// Why a machine could not be made or run.
@@ -57,6 +59,9 @@ pub enum MachineError {
     /// The list of running machines.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A thread could not be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The host refused a thread or a descriptor.
     #[error("cannot {attempted}: {source}; raise the limits of open files and processes (ulimit -n, ulimit -u)")]
     Host {
@@ -85,6 +90,7 @@ pub struct Machine {
     devices: Devices,
     console: Console,
     signals: Signals,
+    sandbox: Arc<Sandbox>,
     timeline: Arc<Timeline>,
     time: Arc<KvmTime>,
     irqchip: IrqChip,
@@ -103,12 +109,14 @@ impl Machine {
     ///
     /// 1. Signals are blocked, so that every later thread inherits it and they arrive as events.
     /// 2. RAM is mapped; nothing is touched. What was asked for it is said to the kernel, after a look at whether it can be had.
-    /// 3. The first vCPU's thread starts: it makes the machine in KVM, its interrupt controllers, its own vCPU, and tells KVM
-    ///    of the RAM, which KVM does more slowly before the interrupt controllers. It mostly waits; meanwhile
+    /// 3. What all threads' confinement has in common is done. The first vCPU's thread starts: it makes the machine in KVM, its
+    ///    interrupt controllers, its own vCPU, and tells KVM of the RAM, which KVM does more slowly before the interrupt
+    ///    controllers. It mostly waits; meanwhile
     /// 4. RAM that is to be there from the start is taken; kernel, initrd and tables are put into it on this thread; RAM that
     ///    was asked for in a special way is read back from the kernel.
-    /// 5. The machine is put on the list of those that run, while KVM still works on it.
-    /// 6. Devices are put on the buses; the other vCPUs' threads start.
+    /// 5. The machine is put on the list of those that run, while KVM still works on it; the console's thread starts and confines
+    ///    itself.
+    /// 6. Devices are put on the buses; the other vCPUs' threads start and confine themselves.
     pub fn build(
         config: &MachineConfig,
         kvm: Kvm,
@@ -124,17 +132,22 @@ impl Machine {
         let ram = Arc::new(GuestRam::new(config.memory, &backing)?);
         let power = Arc::new(Power::new().map_err(host("make an event descriptor"))?);
         let request = MachineRequest { cpus: config.cpus, irqchip: config.irqchip, flavour };
-        let mut threads = Threads::start(kvm, request, ram.clone(), power.clone(), timeline.clone())?;
+        let sandbox = Arc::new(Sandbox::prepare(Layers::from(config.sandbox), console::give_back)?);
+        let mut threads = Threads::start(kvm, request, ram.clone(), power.clone(), sandbox.clone(), timeline.clone())?;
         reserve::prefault(&ram, &signals, taken)?;
         let Loaded { start, format, mut warnings, notes } = load::load(config, &ram)?;
         reserve::verify(&ram)?;
         timeline.reach(Phase::Loaded);
         let registration = register(config, &ram, &mut warnings)?;
+        sandbox.complete(&console.folders())?;
+        let writer = start_writer(&console, &sandbox)?;
         let Made { vm, write_ring, .. } = threads.made(config.cpus)?;
         let (devices, buses) = attach(&vm, &power, &console)?;
         let posted = Posted::new(vm.fd.clone(), write_ring);
         let shared = Arc::new(Shared { buses, posted, power, ram, flavour });
         let (time, irqchip) = (vm.time, vm.irqchip);
+        // Where nothing is written there is no thread, and nothing comes.
+        writer.recv().unwrap_or(Ok(()))?;
         Ok(Self {
             threads,
             shared,
@@ -142,6 +155,7 @@ impl Machine {
             devices,
             console,
             signals,
+            sandbox,
             timeline,
             time,
             irqchip,
@@ -172,6 +186,11 @@ impl Machine {
         &self.notes
     }
 
+    /// How this process confines itself.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
     /// Which interrupt controllers the machine has.
     pub fn irqchip(&self) -> IrqChip {
         self.irqchip
@@ -179,23 +198,26 @@ impl Machine {
 
     /// Runs the machine until it ends, and gives everything back. `notice` is called with lines for the user.
     ///
-    /// 1. The vCPUs are let into the guest.
-    /// 2. The console starts beside them, and memory that only the start needed is given back, and
-    ///    the host is asked for huge pages: before, the few pages of the tables would each have taken a huge one.
-    /// 3. This thread serves console, signals and the time limit until someone turns the power off.
-    /// 4. vCPU threads are kicked out of the guest and joined; writes that KVM still holds are served; the console is flushed
+    /// 1. The terminal becomes the guest's, and this thread confines itself for good: whatever the caller needs after the
+    ///    machine must be open now.
+    /// 2. The vCPUs are let into the guest; the first one's thread is the last to confine itself.
+    /// 3. Memory that only the start needed is given back, and the host is asked for huge pages: before, the few pages of the
+    ///    tables would each have taken a huge one.
+    /// 4. This thread serves console, signals and the time limit until someone turns the power off.
+    /// 5. vCPU threads are kicked out of the guest and joined; writes that KVM still holds are served; the console is flushed
     ///    and given back.
     pub fn run(
         mut self,
         options: &RunOptions,
         notice: &mut dyn FnMut(&str),
     ) -> Result<(Outcome, Report), MachineError> {
+        self.console.start()?;
+        self.sandbox.confine(ThreadKind::Main, "main")?;
+        drop(self.sandbox);
         self.threads.go(&self.shared, self.start);
-        let served = self.console.start().map_err(MachineError::from).and_then(|()| {
-            trim::drop_start_pages();
-            self.shared.ram.prefer_huge_pages();
-            events::serve(&mut self.console, &self.devices, &self.shared, &self.signals, options, notice)
-        });
+        trim::drop_start_pages();
+        self.shared.ram.prefer_huge_pages();
+        let served = events::serve(&mut self.console, &self.devices, &self.shared, &self.signals, options, notice);
         self.shared.power.end(Outcome::Quit);
         self.timeline.reach(Phase::Ended);
         let stopped = self.threads.stop();
@@ -227,6 +249,20 @@ fn register(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Starts the thread that writes the console's output, if anything is written. What comes from it says whether it is confined.
+fn start_writer(console: &Console, sandbox: &Arc<Sandbox>) -> Result<Receiver<Result<(), SandboxError>>, MachineError> {
+    let (confined, wait) = channel();
+    let sandbox = sandbox.clone();
+    console.start_writer(move || {
+        let result = sandbox.confine(ThreadKind::Console, "console");
+        let goes_on = result.is_ok();
+        // Nobody listens only when the machine is given up.
+        let _ = confined.send(result);
+        goes_on
+    })?;
+    Ok(wait)
 }
 
 /// How long what the guest printed may take to be written: without limit when the guest ended by itself, briefly when the

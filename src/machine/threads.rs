@@ -14,14 +14,15 @@ use super::outcome::Outcome;
 use super::power::Power;
 use super::report::{ExitCounts, Phase, Timeline};
 use super::vcpu::{self, Shared};
-use super::vm::{self, Start, Vm, VmError};
+use super::vm::{self, Start, Vm};
 use super::write_ring::WriteRing;
 use super::{MachineRequest, signals};
 use crate::cpu::cpuid::Template;
 use crate::memory::GuestRam;
+use crate::sandbox::{Sandbox, ThreadKind};
 
 /// What a vCPU thread comes back with: `None` when its gate was never opened.
-type Ended = Result<Option<ExitCounts>, VmError>;
+type Ended = Result<Option<ExitCounts>, MachineError>;
 
 /// What a vCPU is given at the gate.
 #[derive(Clone)]
@@ -46,6 +47,8 @@ pub(super) struct Threads {
     ready: Receiver<()>,
     ready_in: Sender<()>,
     power: Arc<Power>,
+    /// Until the guest runs: then every thread is confined, and the last one closes what it took.
+    sandbox: Option<Arc<Sandbox>>,
 }
 
 impl Threads {
@@ -55,11 +58,20 @@ impl Threads {
         request: MachineRequest,
         ram: Arc<GuestRam>,
         power: Arc<Power>,
+        sandbox: Arc<Sandbox>,
         timeline: Arc<Timeline>,
     ) -> Result<Self, MachineError> {
         let (made_in, made) = channel();
         let (ready_in, ready) = channel();
-        let mut threads = Self { handles: Vec::new(), gates: Vec::new(), made, ready, ready_in, power };
+        let mut threads = Self {
+            handles: Vec::new(),
+            gates: Vec::new(),
+            made,
+            ready,
+            ready_in,
+            power,
+            sandbox: Some(sandbox.clone()),
+        };
         threads.spawn(0, move |gate| {
             let vm = Vm::create(&kvm, request.irqchip, request.flavour, request.cpus)?;
             let vcpu = vm.create_vcpu(0)?;
@@ -73,6 +85,7 @@ impl Threads {
             timeline.reach(Phase::MemoryMapped);
             let Ok(go) = gate.recv() else { return Ok(None) };
             vm::enter_kernel(&vcpu, go.start, &vm.time)?;
+            confine(Some(sandbox), 0)?;
             timeline.reach(Phase::FirstRun);
             Ok(Some(vcpu::run(vcpu, 0, &go.shared)))
         })?;
@@ -89,12 +102,14 @@ impl Threads {
         };
         for id in 1..cpus {
             let Made { vm, template, .. } = made.clone();
-            let ready = self.ready_in.clone();
+            let (ready, sandbox) = (self.ready_in.clone(), self.sandbox.clone());
             self.spawn(id, move |gate| {
                 let prepared = vm.create_vcpu(id).and_then(|vcpu| {
                     vm::prepare(&vcpu, id, &template, &vm.time)?;
                     Ok(vcpu)
                 });
+                let prepared = prepared.map_err(MachineError::from);
+                let prepared = prepared.and_then(|vcpu| confine(sandbox, id).map(|()| vcpu));
                 // One that failed does not keep the others waiting. Nobody listens when the machine is given up.
                 let _ = ready.send(());
                 let vcpu: VcpuFd = prepared?;
@@ -124,6 +139,7 @@ impl Threads {
 
     /// Lets the vCPUs into the guest.
     pub(super) fn go(&mut self, shared: &Arc<Shared>, start: Start) {
+        self.sandbox = None;
         for gate in self.gates.drain(..) {
             // A thread that is gone has failed, and its error is told when it is joined.
             let _ = gate.send(Go { shared: shared.clone(), start });
@@ -147,8 +163,13 @@ impl Threads {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
-        failed.map_or(Ok(counts), |error| Err(error.into()))
+        failed.map_or(Ok(counts), Err)
     }
+}
+
+/// Confines a vCPU's thread. It gives up its share of the sandbox first, whose descriptors it needs no more.
+fn confine(sandbox: Option<Arc<Sandbox>>, id: u32) -> Result<(), MachineError> {
+    sandbox.map_or(Ok(()), |sandbox| Ok(sandbox.confine(ThreadKind::Vcpu, &format!("vcpu{id}"))?))
 }
 
 impl Drop for Threads {

@@ -3,6 +3,7 @@
 mod cores;
 mod guest;
 mod ram;
+mod report;
 mod sandbox;
 
 use std::ffi::OsString;
@@ -10,7 +11,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use kvm_ioctls::{Cap, Kvm};
 
@@ -18,8 +18,10 @@ use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig,
 use crate::console::Console;
 use crate::guest::recipe;
 use crate::host::{self, Flavour};
-use crate::machine::{Machine, MachineError, Outcome, Phase, Report, RunOptions, Timeline};
+use crate::machine::{Machine, MachineError, Outcome, Phase, RunOptions, Timeline};
+use crate::sandbox::Support;
 use crate::units::ByteSize;
+use report::ReportFile;
 
 /// Boot a guest: a Linux kernel on exactly the vCPUs and RAM asked for, with its serial console here.
 ///
@@ -114,10 +116,12 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
     if args.verbose {
         tell(&machine, &config, flavour);
     }
+    // The machine's run confines this thread: no file can be opened after it.
+    let report_file = args.report.as_deref().map(ReportFile::open).transpose()?;
     let options = RunOptions { timeout: args.timeout, hold_input: !config.initrd_overlay.is_empty() };
     let (outcome, report) = machine.run(&options, &mut |line| eprintln!("ringfence: {line}"))?;
-    if let Some(path) = &args.report {
-        write_report(&report, path)?;
+    if let Some(file) = report_file {
+        file.write(&report)?;
     }
     Ok(conclude(&outcome, args))
 }
@@ -165,14 +169,11 @@ fn tell(machine: &Machine, config: &MachineConfig, flavour: Flavour) {
     eprintln!("ringfence: kernel: {}: {}", config.kernel.path.display(), machine.format());
     machine.notes().iter().for_each(|note| eprintln!("ringfence: {note}"));
     eprintln!("ringfence: command line: {}", config.cmdline);
-}
-
-fn write_report(report: &Report, path: &std::path::Path) -> anyhow::Result<()> {
-    let json = serde_json::to_string_pretty(report)? + "\n";
-    if path.as_os_str() == "-" {
-        return super::print(json);
+    match machine.sandbox().paths() {
+        _ if machine.sandbox().is_off() => eprintln!("ringfence: sandbox: off"),
+        Some(Support::Enforced) => eprintln!("ringfence: sandbox: seccomp, no capabilities, landlock"),
+        _ => eprintln!("ringfence: sandbox: seccomp, no capabilities; this kernel has no landlock"),
     }
-    std::fs::write(path, json).with_context(|| format!("cannot write the report to {}", path.display()))
 }
 
 /// Says how the machine ended where that is no success, and gives the exit status.
