@@ -127,7 +127,8 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let signals = Signals::new().map_err(host("take signals as events"))?;
         signals::install_kick().map_err(host("install the signal that stops vCPUs"))?;
-        let backing = reserve::plan(config, &Root::default()).map_err(ReserveError::from)?;
+        let backing =
+            reserve::plan(&config.ram_policy, config.memory, None, &Root::default()).map_err(ReserveError::from)?;
         reserve::raise_lock_limit(&backing);
         let ram = Arc::new(GuestRam::new(config.memory, &backing)?);
         let power = Arc::new(Power::new().map_err(host("make an event descriptor"))?);

@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 use super::build::MachineError;
 use super::refusal::{Place, Refusal, Refusals};
 use super::signals::Signals;
-use crate::config::{HugePage, MachineConfig, NodeChoice, RamPolicy, Transparent};
+use crate::config::{HugePage, NodeChoice, RamPolicy, Transparent};
 use crate::host::Root;
 use crate::host::cgroup::Ceiling;
+use crate::host::cpus::Cpus;
 use crate::host::limits::{self, Limits};
 use crate::host::process::{Memory, Process};
 use crate::host::ram;
@@ -62,21 +63,25 @@ pub fn overhead(memory: ByteSize) -> ByteSize {
 }
 
 /// How RAM is to be had, once it is found that the host can give it so: every reason why not, otherwise. Costs nothing when
-/// nothing special was asked for.
-pub(super) fn plan(config: &MachineConfig, root: &Root) -> Result<Backing, Refusals> {
-    let policy = &config.ram_policy;
+/// nothing special was asked for. `cpus` are the vCPUs', where they are pinned.
+pub(super) fn plan(
+    policy: &RamPolicy,
+    memory: ByteSize,
+    cpus: Option<&CpuList>,
+    root: &Root,
+) -> Result<Backing, Refusals> {
     let mut refusals = Vec::new();
     let node = match policy.node {
         NodeChoice::Any => None,
-        choice => choose_node(choice, root, &mut refusals),
+        choice => choose_node(choice, cpus, root, &mut refusals),
     };
     match policy.pool {
-        Some(page) => check_pool(page, config.memory, node, root, &mut refusals),
-        None if policy.prefault => check_ordinary(config.memory, node, root, &mut refusals),
+        Some(page) => check_pool(page, memory, node, root, &mut refusals),
+        None if policy.prefault => check_ordinary(memory, node, root, &mut refusals),
         None => {}
     }
     if policy.lock && policy.pool.is_none() {
-        refusals.extend(check_lock_limit(config.memory, root));
+        refusals.extend(check_lock_limit(memory, root));
     }
     if refusals.is_empty() { Ok(backing(policy, node)) } else { Err(Refusals(refusals)) }
 }
@@ -97,19 +102,25 @@ fn backing(policy: &RamPolicy, node: Option<u32>) -> Backing {
 }
 
 /// The node to take RAM from; `None` on a kernel without nodes, where all memory is node 0's.
-fn choose_node(choice: NodeChoice, root: &Root, refusals: &mut Vec<Refusal>) -> Option<u32> {
+fn choose_node(choice: NodeChoice, cpus: Option<&CpuList>, root: &Root, refusals: &mut Vec<Refusal>) -> Option<u32> {
     let nodes = ram::nodes_with_memory(root);
     let allowed = ram::allowed_nodes(root);
     let is_allowed = |node: u32| allowed.as_ref().is_none_or(|allowed| allowed.contains(node));
     let node = match choice {
         NodeChoice::Number(node) => node,
-        NodeChoice::Any | NodeChoice::Auto => match nodes_of_cpus(root, &nodes) {
-            Some(node) => node,
-            None => nodes
-                .iter()
-                .filter(|node| is_allowed(*node))
-                .max_by_key(|node| (ram::node_available(root, *node), std::cmp::Reverse(*node)))?,
-        },
+        NodeChoice::Any | NodeChoice::Auto => {
+            let may_run_on = Cpus::of(root).allowed;
+            let near = nodes_of(cpus.unwrap_or(&may_run_on), &nodes, root);
+            if let (Some(cpus), true) = (cpus, near.len() > 1) {
+                refusals.push(Refusal::SeveralNodes { cpus: cpus.clone(), nodes: near });
+                return None;
+            }
+            let most_free = || {
+                let free = |node: &u32| (ram::node_available(root, *node), std::cmp::Reverse(*node));
+                nodes.iter().filter(|node| is_allowed(*node)).max_by_key(free)
+            };
+            near.iter().next().filter(|_| near.len() == 1).or_else(most_free)?
+        }
     };
     if !nodes.contains(node) {
         refusals.push(Refusal::NoSuchNode { node, nodes });
@@ -122,25 +133,21 @@ fn choose_node(choice: NodeChoice, root: &Root, refusals: &mut Vec<Refusal>) -> 
     root.has("/sys/devices/system/node").then_some(node)
 }
 
-/// The one node that all CPUs lie on that this process may use, if it is one.
-fn nodes_of_cpus(root: &Root, nodes: &CpuList) -> Option<u32> {
-    let allowed = crate::host::cpus::Cpus::of(root).allowed;
-    let of = |node: &u32| {
-        let cpus = root.read(format!("/sys/devices/system/node/node{node}/cpulist"))?;
-        CpuList::parse(&cpus).filter(|cpus| allowed.iter().any(|cpu| cpus.contains(cpu)))
+/// Those of `nodes` that `cpus` lie on.
+fn nodes_of(cpus: &CpuList, nodes: &CpuList, root: &Root) -> CpuList {
+    let holds_one = |node: &u32| {
+        let local = root.read(format!("/sys/devices/system/node/node{node}/cpulist"));
+        let local = local.and_then(|text| CpuList::parse(&text)).unwrap_or_default();
+        cpus.iter().any(|cpu| local.contains(cpu))
     };
-    let mut found = nodes.iter().filter(|node| of(node).is_some());
-    match (found.next(), found.next()) {
-        (Some(node), None) => Some(node),
-        _ => None,
-    }
+    nodes.iter().filter(holds_one).collect()
 }
 
 fn check_pool(page: HugePage, memory: ByteSize, node: Option<u32>, root: &Root, refusals: &mut Vec<Refusal>) {
     let size = page.size().as_u64();
     if !memory.as_u64().is_multiple_of(size) {
-        let below = memory.as_u64() / size * size;
-        let (below, above) = (ByteSize::bytes(below.max(size)), ByteSize::bytes(below.saturating_add(size)));
+        let below = (memory.as_u64() / size * size).max(size);
+        let (below, above) = (ByteSize::bytes(below), ByteSize::bytes(below.saturating_add(size)));
         refusals.push(Refusal::NotPoolPages { page, memory, below, above });
     }
     let needed = memory.as_u64().div_ceil(size);
@@ -298,3 +305,7 @@ fn differences(wanted: &Backing, size: u64, found: &Memory) -> Vec<String> {
     }
     all
 }
+
+#[cfg(test)]
+#[path = "reserve_tests.rs"]
+mod tests;
