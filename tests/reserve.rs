@@ -10,8 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use guests::{Guest, Ran, exit, finish, halt, kvm_works, say};
+use iced_x86::code_asm::{cr3, dword_ptr, ecx, qword_ptr, rax, rbx, rcx, rdi, rsi};
 use ringfence::host::Root;
-use ringfence::host::process::{Memory, Process};
+use ringfence::host::process::{Memory, Process, Thread};
+use ringfence::units::ByteSize;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
 
 /// A guest that says that it runs, and waits.
@@ -32,7 +34,11 @@ impl Running {
     /// Starts one and waits until its guest has said a word.
     fn start(guest: &Guest, memory: u64, options: &[&str]) -> Self {
         let size = memory.to_string();
-        let mut child = guest.start(&[&["--memory", &size, "--timeout", "60"], options].concat());
+        Self::up(guest.start(&[&["--memory", &size, "--timeout", "60"], options].concat()), memory)
+    }
+
+    /// Waits until the guest has said a word.
+    fn up(mut child: Child, memory: u64) -> Self {
         let mut word = [0; 3];
         let said = std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut word);
         if said.is_err() {
@@ -209,14 +215,19 @@ impl Group {
         Some(group)
     }
 
+    /// Runs a guest inside of it.
     fn run(&self, guest: &Guest, options: &[&str]) -> Ran {
         let file = tempfile::NamedTempFile::new().unwrap();
+        finish(self.start(&file, guest, options))
+    }
+
+    /// Starts a guest inside of it, from `file`.
+    fn start(&self, file: &tempfile::NamedTempFile, guest: &Guest, options: &[&str]) -> Child {
         fs::write(file.path(), guest.elf()).unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""]).arg(&self.0);
         command.arg(env!("CARGO_BIN_EXE_ringfence")).args(["run", "--initrd", "none", "--kernel"]).arg(file.path());
-        command.args(options).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        finish(command.spawn().unwrap())
+        command.args(options).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// The most that was ever charged to it, in bytes.
@@ -247,7 +258,7 @@ fn a_control_groups_limit() {
     let ran = large.run(&guest, &["--memory", "96M", "--reserve"]);
     assert_eq!(ran.status, Some(7), "{}", ran.stderr);
     let peak = large.peak().expect("the group counts");
-    let overhead = ringfence::machine::overhead(ringfence::units::ByteSize::bytes(MEMORY)).as_u64();
+    let overhead = ringfence::machine::overhead(ByteSize::bytes(MEMORY)).as_u64();
     println!("96 MiB reserved: {} KiB charged, {} KiB beside RAM", peak >> 10, (peak - MEMORY) >> 10);
     assert!(peak >= MEMORY && peak <= MEMORY + overhead, "{peak}");
 }
@@ -334,4 +345,110 @@ fn ram_from_a_pool_of_huge_pages() {
     refused(&ran, &[&format!("the guest needs {pages} pages"), &remedy]);
     let ran = waiting().run(&["--hugepages", "2M", "--memory", "65M"]);
     refused(&ran, &["65 MiB is not a multiple of 2M; 64 MiB or 66 MiB is"]);
+}
+
+/// A guest that takes what there is: its first vCPU starts the others and then touches every page of its RAM and 64 pages
+/// beyond, again and again; the others never stop. It says "up" when it has touched everything once.
+fn greedy(ram: u64) -> Guest {
+    const TABLES: u64 = 0x40_0000;
+    const SPIN: u64 = 0x30_0000;
+    // The first and the fourth GiB, where the local APIC is, one to one, in pages of 2 MiB.
+    let mut tables = vec![0u64; 4 * 512];
+    tables[0] = (TABLES + 0x1000) | 3;
+    for (gib, page) in [(0, 2), (3, 3)] {
+        tables[512 + gib] = (TABLES + 0x1000 * page as u64) | 3;
+        (0..512).for_each(|i| tables[512 * page + i] = ((512 * gib + i) as u64) << 21 | 0x83);
+    }
+    // Real mode at 0x8000: xor ax, ax; mov ds, ax; then lock inc word [0x8200], for ever.
+    let spin = [0x31, 0xc0, 0x8e, 0xd8, 0xf0, 0xff, 0x06, 0x00, 0x82, 0xeb, 0xf9];
+    Guest::new(|a| {
+        a.mov(rax, TABLES)?;
+        a.mov(cr3, rax)?;
+        a.mov(rsi, SPIN)?;
+        a.mov(rdi, 0x8000u64)?;
+        a.mov(ecx, spin.len() as u32)?;
+        a.rep().movsb()?;
+        // The local APIC: on; INIT and then SIPI with vector 8, to all but this one.
+        for (register, value) in [(0xfee0_00f0u64, 0x1ffu32), (0xfee0_0300, 0xc_4500), (0xfee0_0300, 0xc_4608)] {
+            a.mov(rdi, register)?;
+            a.mov(dword_ptr(rdi), value as i32)?;
+        }
+        a.mov(rbx, 0u64)?;
+        let (mut all, mut inside, mut beyond) = (a.create_label(), a.create_label(), a.create_label());
+        a.set_label(&mut all)?;
+        a.mov(rdi, 0u64)?;
+        a.mov(rcx, ram / 4096)?;
+        a.set_label(&mut inside)?;
+        a.or(qword_ptr(rdi), 0)?;
+        a.add(rdi, 4096)?;
+        a.dec(rcx)?;
+        a.jnz(inside)?;
+        a.mov(rcx, 64u64)?;
+        a.set_label(&mut beyond)?;
+        a.mov(qword_ptr(rdi), rdi)?;
+        a.add(rdi, 4096)?;
+        a.dec(rcx)?;
+        a.jnz(beyond)?;
+        a.test(rbx, rbx)?;
+        a.jnz(all)?;
+        a.mov(rbx, 1u64)?;
+        say(a, "up\n")?;
+        a.jmp(all)
+    })
+    .with(TABLES, tables.iter().flat_map(|word| word.to_le_bytes()).collect())
+    .with(SPIN, spin.to_vec())
+}
+
+/// Proves that a guest that takes all it can get has exactly its RAM and at most its vCPUs' time: by the resident set and the
+/// threads' times over seconds, and by a control group whose limit is RAM and the documented overhead, in which nothing fails.
+#[test]
+fn a_greedy_guest_gets_its_allocation_and_no_more() {
+    if !kvm_works() {
+        return;
+    }
+    const CPUS: u32 = 3;
+    let bytes = ByteSize::bytes;
+    let limit = MEMORY + ringfence::machine::overhead(bytes(MEMORY)).as_u64();
+    let (size, cpus) = (MEMORY.to_string(), CPUS.to_string());
+    let options = ["--memory", &size, "--cpus", &cpus, "--timeout", "60"];
+    let group = Group::new(limit);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let child = match &group {
+        Some(group) => group.start(&file, &greedy(MEMORY), &options),
+        None => greedy(MEMORY).start(&options),
+    };
+    let machine = Running::up(child, MEMORY);
+    let process = Process::new(&Root::default(), machine.pid());
+    let times = || -> (u64, u64) {
+        let (vcpus, others): (Vec<_>, Vec<_>) = process.threads().into_iter().partition(|t| t.name.starts_with("vcpu"));
+        assert_eq!(vcpus.len(), CPUS as usize);
+        let sum = |threads: Vec<Thread>| threads.iter().map(|thread| thread.cpu_time_ms).sum();
+        (sum(vcpus), sum(others))
+    };
+    let (before, start) = (times(), Instant::now());
+    let mut own = 0;
+    while start.elapsed() < Duration::from_secs(3) {
+        let ram = machine.ram();
+        assert!(ram.mapped == MEMORY && ram.resident == MEMORY, "it has touched it all, and there is no more: {ram:?}");
+        own = own.max(process.memory(std::slice::from_ref(&(0..u64::MAX))).unwrap().proportional - ram.proportional);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (after, elapsed) = (times(), start.elapsed().as_millis() as u64);
+    let (vcpus, others) = (after.0 - before.0, after.1 - before.1);
+    let peak = group.as_ref().and_then(Group::peak).unwrap_or(0);
+    println!(
+        "{CPUS} vCPUs ran {vcpus} ms and other threads {others} ms in {elapsed} ms; {} KiB beside RAM; {} charged beside it",
+        own >> 10,
+        ByteSize::bytes(peak.saturating_sub(MEMORY)),
+    );
+    // A thread's time is counted in ticks of 10 ms.
+    assert!(vcpus <= u64::from(CPUS) * (elapsed + 20), "more than {CPUS} vCPUs' time: {vcpus} ms in {elapsed} ms");
+    assert!(vcpus >= elapsed / 4, "the guest did not take what it could: {vcpus} ms in {elapsed} ms");
+    assert!(others <= elapsed / 10 + 20, "threads beside the vCPUs ran {others} ms in {elapsed} ms");
+    assert!(own <= limit - MEMORY, "{own} bytes beside RAM");
+    assert!(peak <= limit, "{peak}");
+    if group.is_none() {
+        skip("no control group can be made: its account is left out");
+    }
+    drop(machine);
 }
