@@ -7,7 +7,8 @@
 //! the transmitter is empty again as soon as the far end has taken a byte; a receive FIFO below its trigger level counts as
 //! timed out at once (section 8.4, "FIFO interrupt mode operation", B), so that nothing ever waits for a timer; and the only
 //! way to see THRE clear is a far end that is full. It then stays clear until [`Uart::transmit_waiting`], which is the
-//! backpressure a real port has from a slow modem.
+//! backpressure a real port has from a slow modem. A reset of the transmit FIFO drops what the far end has not taken, as on the
+//! chip; what it has taken is on the line.
 
 use std::collections::VecDeque;
 
