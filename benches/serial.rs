@@ -1,9 +1,12 @@
 //! Serial output from a guest's userspace, bytes a second, beside QEMU, in turn.
 //!
-//! `cargo bench --bench serial -- [--bytes N] [--runs N]`. Both boot the same kernel (`ringfence kernel path`, or
+//! `cargo bench --bench serial -- [--bytes N] [--runs N] [--nested]`; `--nested` does it inside the nested bed (docs/hosts.md). Both boot the same kernel (`ringfence kernel path`, or
 //! RINGFENCE_TEST_KERNEL) and the same initramfs, whose init writes N bytes to a raw serial line. The time runs on the host from
 //! the line before the first of them to the line behind the last; the monitors' CPU time, guest included, is told apart, since
 //! a busy host disturbs it less. ringfence's exits are counted from its report, less those of a run with no bytes.
+
+#[path = "serial/nested.rs"]
+mod nested;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -82,15 +85,24 @@ fn start(mut command: Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts")
 }
 
+/// Inside the nested bed the binary lies elsewhere than where it was built.
+fn binary() -> std::ffi::OsString {
+    std::env::var_os("RINGFENCE_BENCH_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_ringfence").into())
+}
+
 fn ringfence(kernel: &str, initrd: &Path, report: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+    let mut command = Command::new(binary());
     command.args(["run", "--memory", "256M", "--cmdline", "quiet", "--kernel", kernel, "--report"]).arg(report);
     command.arg("--initrd").arg(initrd);
     command
 }
 
 fn qemu(kernel: &str, initrd: &Path, cmdline: &str) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
+    // Inside the nested bed it is started by its own loader: several words.
+    let qemu = std::env::var("RINGFENCE_BENCH_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".into());
+    let mut words = qemu.split(' ');
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
     command.args("-accel kvm -M microvm,pit=off,pic=off,rtc=off -cpu host,-cx16 -m 256 -smp 1 -nodefaults".split(' '));
     // A write to the keyboard controller's port ends it, as the reset does in ringfence.
     command.args("-device isa-debug-exit,iobase=0x64,iosize=1".split(' '));
@@ -112,7 +124,13 @@ fn main() {
         let path = Command::new(env!("CARGO_BIN_EXE_ringfence")).args(["kernel", "path"]).output().expect("it starts");
         String::from_utf8_lossy(&path.stdout).trim().to_owned()
     });
-    let cmdline = format!("console=ttyS0 reboot=k panic=-1 quiet {}", ringfence::host::PAGE_TABLE_CMDLINE);
+    if std::env::args().any(|a| a == "--nested") {
+        nested::run(bytes, runs, &kernel);
+    }
+    // What ringfence tells the kernel by itself on such a host.
+    let page_tables = Path::new("/sys/module/kvm_pvm").exists();
+    let host = if page_tables { ringfence::host::PAGE_TABLE_CMDLINE } else { "" };
+    let cmdline = format!("console=ttyS0 reboot=k panic=-1 quiet {host}");
     let (full, empty) = (initramfs(bytes), initramfs(0));
     let report = tempfile::NamedTempFile::new().expect("a temporary file");
     time(start(ringfence(&kernel, empty.path(), report.path())), 0);
