@@ -14,6 +14,7 @@
 //! | [`boot`] | kernel images and the tables a kernel is handed |
 //! | [`devices`] | register models: UART, I/O APIC, i8042, ACPI power, boot timer, exit port |
 //! | [`console`] | where the serial port's bytes go to and come from |
+//! | [`placement`] | which threads run on which of the host's CPUs, and how |
 //! | [`guest`] | the guest that comes with ringfence: kernel recipe and store, initramfs, command hand-over |
 //! | [`registry`] | the machines that run now, what each asked for and what it has |
 //! | [`sandbox`] | what the monitor's own threads may ask of the host's kernel |
@@ -40,6 +41,7 @@ pub mod host;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod placement;
 pub mod registry;
 pub mod sandbox;
 pub mod units;

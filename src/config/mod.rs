@@ -10,6 +10,6 @@ mod sandbox;
 pub use console::ConsoleSpec;
 pub use listing::{Listing, MachineName, ParseNameError};
 pub use machine::{BootEntry, ConfigError, IrqChip, KernelFile, MIN_RAM, MachineConfig};
-pub use placement::Placement;
+pub use placement::{Granted, Halt, Pin, Placement, PlacementError, RealtimePriority, Smt};
 pub use ram_policy::{HugePage, NodeChoice, RamPolicy, Transparent};
 pub use sandbox::SandboxPolicy;

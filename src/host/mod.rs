@@ -14,6 +14,7 @@ pub mod process;
 pub mod ram;
 mod root;
 pub mod software;
+pub mod topology;
 
 pub use flavour::{Flavour, PAGE_TABLE_CMDLINE, flavour, is_page_table_based};
 pub use kvm::OpenError;

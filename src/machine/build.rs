@@ -15,16 +15,17 @@ use super::power::Power;
 use super::report::{ExitCounts, Phase, Report, Timeline};
 use super::reserve::{self, ReserveError};
 use super::signals::{self, Signals};
-use super::threads::{Made, Threads};
+use super::threads::{Confines, Made, Threads};
 use super::trim;
 use super::vcpu::Shared;
 use super::vm::{KvmTime, Start, VmError};
 use crate::bus::BusError;
-use crate::config::{IrqChip, MachineConfig};
+use crate::config::{Halt, IrqChip, MachineConfig};
 use crate::console::{self, Console, ConsoleError};
 use crate::devices::Milestone;
 use crate::host::{Flavour, Root};
 use crate::memory::{GuestRam, MemoryError};
+use crate::placement::{Allocation, AllocationError};
 use crate::registry::{RamPiece, Registration, RegistryError};
 use crate::sandbox::{Layers, Sandbox, SandboxError, ThreadKind};
 use crate::units::ByteSize;
@@ -53,6 +54,9 @@ pub enum MachineError {
     /// Two devices at one address.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// The host's CPUs.
+    #[error(transparent)]
+    Allocation(#[from] AllocationError),
     /// The console.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -79,6 +83,7 @@ pub struct MachineRequest {
     pub(super) cpus: u32,
     pub(super) irqchip: IrqChip,
     pub(super) flavour: Flavour,
+    pub(super) halt: Halt,
 }
 
 /// A machine that is ready to run.
@@ -86,6 +91,7 @@ pub struct Machine {
     // First, so that a machine that is dropped stops its threads before anything else goes.
     threads: Threads,
     shared: Arc<Shared>,
+    allocation: Option<Arc<Allocation>>,
     start: Start,
     devices: Devices,
     console: Console,
@@ -108,7 +114,8 @@ impl Machine {
     /// Makes the machine. The guest does not run yet. `taken` is told how much RAM is there, while it is taken.
     ///
     /// 1. Signals are blocked, so that every later thread inherits it and they arrive as events.
-    /// 2. RAM is mapped; nothing is touched. What was asked for it is said to the kernel, after a look at whether it can be had.
+    /// 2. The host's CPUs are taken, where any were asked for. RAM is mapped; nothing is touched. What was asked for it is
+    ///    said to the kernel, after a look at whether it can be had.
     /// 3. What all threads' confinement has in common is done. The first vCPU's thread starts: it makes the machine in KVM, its
     ///    interrupt controllers, its own vCPU, and tells KVM of the RAM, which KVM does more slowly before the interrupt
     ///    controllers. It mostly waits; meanwhile
@@ -127,17 +134,22 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let signals = Signals::new().map_err(host("take signals as events"))?;
         signals::install_kick().map_err(host("install the signal that stops vCPUs"))?;
-        let backing =
-            reserve::plan(&config.ram_policy, config.memory, None, &Root::default()).map_err(ReserveError::from)?;
+        let allocation = Allocation::take(&config.placement, config.cpus)?.map(Arc::new);
+        let cpus = allocation.as_ref().map(|allocation| allocation.granted().vcpu_cpus());
+        let backing = reserve::plan(&config.ram_policy, config.memory, cpus.as_ref(), &Root::default())
+            .map_err(ReserveError::from)?;
         reserve::raise_lock_limit(&backing);
         let ram = Arc::new(GuestRam::new(config.memory, &backing)?);
         let power = Arc::new(Power::new().map_err(host("make an event descriptor"))?);
-        let request = MachineRequest { cpus: config.cpus, irqchip: config.irqchip, flavour };
+        let request =
+            MachineRequest { cpus: config.cpus, irqchip: config.irqchip, flavour, halt: config.placement.halt };
         let sandbox = Arc::new(Sandbox::prepare(Layers::from(config.sandbox), console::give_back)?);
-        let mut threads = Threads::start(kvm, request, ram.clone(), power.clone(), sandbox.clone(), timeline.clone())?;
+        let confines = Confines { sandbox: sandbox.clone(), allocation: allocation.clone() };
+        let mut threads = Threads::start(kvm, request, ram.clone(), power.clone(), confines, timeline.clone())?;
         reserve::prefault(&ram, &signals, taken)?;
         let Loaded { start, format, mut warnings, notes } = load::load(config, &ram)?;
         reserve::verify(&ram)?;
+        warnings.extend(allocation.iter().flat_map(|allocation| allocation.warnings().to_vec()));
         timeline.reach(Phase::Loaded);
         let registration = register(config, &ram, &mut warnings)?;
         sandbox.complete(&console.folders())?;
@@ -152,6 +164,7 @@ impl Machine {
         Ok(Self {
             threads,
             shared,
+            allocation,
             start,
             devices,
             console,
@@ -192,6 +205,11 @@ impl Machine {
         &self.sandbox
     }
 
+    /// The host's CPUs that the machine has, where any were asked for.
+    pub fn allocation(&self) -> Option<&Allocation> {
+        self.allocation.as_deref()
+    }
+
     /// Which interrupt controllers the machine has.
     pub fn irqchip(&self) -> IrqChip {
         self.irqchip
@@ -199,8 +217,8 @@ impl Machine {
 
     /// Runs the machine until it ends, and gives everything back. `notice` is called with lines for the user.
     ///
-    /// 1. The terminal becomes the guest's, and this thread confines itself for good: whatever the caller needs after the
-    ///    machine must be open now.
+    /// 1. Every thread is put on the host's CPUs it was given, where any were. The terminal becomes the guest's, and this
+    ///    thread confines itself for good: whatever the caller needs after the machine must be open now.
     /// 2. The vCPUs are let into the guest; the first one's thread is the last to confine itself.
     /// 3. Memory that only the start needed is given back, and the host is asked for huge pages: before, the few pages of the
     ///    tables would each have taken a huge one.
@@ -212,6 +230,12 @@ impl Machine {
         options: &RunOptions,
         notice: &mut dyn FnMut(&str),
     ) -> Result<(Outcome, Report), MachineError> {
+        match self.allocation.as_ref().map(|allocation| allocation.settle(self.irqchip == IrqChip::Kernel)) {
+            // A vCPU's thread that could not take its place knows better why.
+            Some(Err(error)) => return Err(self.threads.stop().err().unwrap_or_else(|| error.into())),
+            Some(Ok(lines)) => lines.iter().for_each(|line| notice(&format!("warning: {line}"))),
+            None => {}
+        }
         self.console.start()?;
         self.sandbox.confine(ThreadKind::Main, "main")?;
         drop(self.sandbox);

@@ -19,6 +19,7 @@ use super::write_ring::WriteRing;
 use super::{MachineRequest, signals};
 use crate::cpu::cpuid::Template;
 use crate::memory::GuestRam;
+use crate::placement::{self, Allocation};
 use crate::sandbox::{Sandbox, ThreadKind};
 
 /// What a vCPU thread comes back with: `None` when its gate was never opened.
@@ -39,6 +40,12 @@ pub(super) struct Made {
     pub(super) write_ring: Option<Arc<WriteRing>>,
 }
 
+/// What bounds the threads: what they may call, and where they may run.
+pub(super) struct Confines {
+    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) allocation: Option<Arc<Allocation>>,
+}
+
 /// The vCPUs' threads.
 pub(super) struct Threads {
     handles: Vec<JoinHandle<Ended>>,
@@ -49,6 +56,7 @@ pub(super) struct Threads {
     power: Arc<Power>,
     /// Until the guest runs: then every thread is confined, and the last one closes what it took.
     sandbox: Option<Arc<Sandbox>>,
+    allocation: Option<Arc<Allocation>>,
 }
 
 impl Threads {
@@ -58,9 +66,10 @@ impl Threads {
         request: MachineRequest,
         ram: Arc<GuestRam>,
         power: Arc<Power>,
-        sandbox: Arc<Sandbox>,
+        confines: Confines,
         timeline: Arc<Timeline>,
     ) -> Result<Self, MachineError> {
+        let Confines { sandbox, allocation } = confines;
         let (made_in, made) = channel();
         let (ready_in, ready) = channel();
         let mut threads = Self {
@@ -71,10 +80,15 @@ impl Threads {
             ready_in,
             power,
             sandbox: Some(sandbox.clone()),
+            allocation: allocation.clone(),
         };
         threads.spawn(0, move |gate| {
-            let vm = Vm::create(&kvm, request.irqchip, request.flavour, request.cpus)?;
-            let vcpu = vm.create_vcpu(0)?;
+            placement::apply(allocation.as_deref(), 0)?;
+            let vm = Vm::create(&kvm, &request)?;
+            let mut vcpu = vm.create_vcpu(0)?;
+            if allocation.is_some() {
+                vm.start_kvms_threads(&mut vcpu)?;
+            }
             let template = Arc::new(vm.cpuid(&kvm, &vcpu, request.flavour, request.cpus)?);
             let write_ring = vm.write_ring(&vcpu);
             timeline.reach(Phase::VmCreated);
@@ -102,13 +116,14 @@ impl Threads {
         };
         for id in 1..cpus {
             let Made { vm, template, .. } = made.clone();
-            let (ready, sandbox) = (self.ready_in.clone(), self.sandbox.clone());
+            let (ready, sandbox, allocation) = (self.ready_in.clone(), self.sandbox.clone(), self.allocation.clone());
             self.spawn(id, move |gate| {
-                let prepared = vm.create_vcpu(id).and_then(|vcpu| {
+                let placed = placement::apply(allocation.as_deref(), id).map_err(MachineError::from);
+                let prepared = placed.and_then(|()| {
+                    let vcpu = vm.create_vcpu(id)?;
                     vm::prepare(&vcpu, id, &template, &vm.time)?;
                     Ok(vcpu)
                 });
-                let prepared = prepared.map_err(MachineError::from);
                 let prepared = prepared.and_then(|vcpu| confine(sandbox, id).map(|()| vcpu));
                 // One that failed does not keep the others waiting. Nobody listens when the machine is given up.
                 let _ = ready.send(());

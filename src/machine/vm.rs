@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_enable_cap, kvm_pit_config,
-    kvm_userspace_memory_region,
+    KVM_CAP_HALT_POLL, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
+    KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    KVM_X86_DISABLE_EXITS_HLT, Msrs, kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
+use super::MachineRequest;
 use super::write_ring::WriteRing;
-use crate::config::IrqChip;
+use crate::config::{Halt, IrqChip};
 use crate::cpu::{self, Topology, cpuid::Template};
 use crate::host::Flavour;
 use crate::layout;
@@ -34,6 +35,12 @@ pub enum VmError {
     /// The CPUID table could not be made.
     #[error(transparent)]
     Cpuid(#[from] cpu::CpuidError),
+    /// KVM lacks a way to halt.
+    #[error("{option}: this host's KVM does not have it; do with --halt host, or use a newer kernel on the host")]
+    NoHalt {
+        /// The option, and KVM's name of it.
+        option: &'static str,
+    },
 }
 
 /// Adds up the time spent inside KVM's ioctls, so that the monitor's own share of a start can be told.
@@ -71,11 +78,12 @@ pub(super) struct Vm {
 
 impl Vm {
     /// Makes the machine and its interrupt controllers.
-    pub(super) fn create(kvm: &Kvm, wanted: IrqChip, flavour: Flavour, cpus: u32) -> Result<Self, VmError> {
+    pub(super) fn create(kvm: &Kvm, request: &MachineRequest) -> Result<Self, VmError> {
         let time = Arc::new(KvmTime::default());
         let fd = time.ioctl("KVM_CREATE_VM (make a virtual machine)", || kvm.create_vm())?;
-        let irqchip = create_irqchip(&fd, &time, wanted, flavour)?;
-        if cpus > MAX_XAPIC_IDS {
+        let irqchip = create_irqchip(&fd, &time, request.irqchip, request.flavour)?;
+        set_halt(&fd, &time, request.halt)?;
+        if request.cpus > MAX_XAPIC_IDS {
             let mut cap = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
             cap.args[0] = u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
             time.ioctl("KVM_CAP_X2APIC_API (more vCPUs than 8-bit APIC ids)", || fd.enable_cap(&cap))?;
@@ -95,6 +103,18 @@ impl Vm {
             return None;
         }
         WriteRing::map(vcpu.as_raw_fd()).ok().map(Arc::new)
+    }
+
+    /// Lets KVM start the threads that it otherwise starts when the guest first runs (Linux 6.13 and later), so that they can
+    /// be found and moved before: KVM_RUN returns before the guest is entered.
+    pub(super) fn start_kvms_threads(&self, vcpu: &mut VcpuFd) -> Result<(), VmError> {
+        vcpu.set_kvm_immediate_exit(1);
+        let returned = self.time.ioctl("KVM_RUN (with immediate_exit)", || match vcpu.run() {
+            Err(error) if error.errno() == libc::EINTR => Ok(()),
+            other => other.map(drop),
+        });
+        vcpu.set_kvm_immediate_exit(0);
+        returned
     }
 
     /// What the CPUID tables of `cpus` vCPUs are made of. `vcpu` is asked for the TSC's frequency.
@@ -132,6 +152,27 @@ impl VmError {
             other => other,
         }
     }
+}
+
+/// Sets who waits when a vCPU halts (KVM API, sections 7.13 and 7.20). KVM takes it before there are vCPUs only.
+fn set_halt(fd: &VmFd, time: &KvmTime, halt: Halt) -> Result<(), VmError> {
+    let (number, needed, argument, option) = match halt {
+        Halt::Default => return Ok(()),
+        Halt::Guest => (
+            KVM_CAP_X86_DISABLE_EXITS,
+            KVM_X86_DISABLE_EXITS_HLT as i32,
+            u64::from(KVM_X86_DISABLE_EXITS_HLT),
+            "--halt guest (KVM_CAP_X86_DISABLE_EXITS, HLT)",
+        ),
+        Halt::Host(ns) => (KVM_CAP_HALT_POLL, 1, u64::from(ns), "--halt host:MICROSECONDS (KVM_CAP_HALT_POLL)"),
+    };
+    let has = fd.check_extension_raw(u64::from(number));
+    if has & needed == 0 {
+        return Err(VmError::NoHalt { option });
+    }
+    let mut cap = kvm_enable_cap { cap: number, ..Default::default() };
+    cap.args[0] = argument;
+    time.ioctl(option, || fd.enable_cap(&cap))
 }
 
 /// Makes the interrupt controllers and says which they are: KVM without split irqchips gets its own ones.

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// CPU or NUMA node numbers, each once, in the order they were written: `0-3,8` as the kernel does, or `6,4` where order matters.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(into = "String")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct CpuList(Vec<u32>);
 
 /// Why a list could not be understood.
@@ -49,6 +49,19 @@ impl CpuList {
         self.0.contains(&number)
     }
 
+    /// Those that are not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let others: BTreeSet<u32> = other.iter().collect();
+        self.iter().filter(|n| !others.contains(n)).collect()
+    }
+
+    /// The same numbers in ascending order, as the kernel writes them.
+    #[must_use]
+    pub fn sorted(&self) -> Self {
+        self.0.iter().copied().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// The numbers, in their order.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         self.0.iter().copied()
@@ -84,6 +97,15 @@ impl fmt::Display for CpuList {
             }
         }
         Ok(())
+    }
+}
+
+impl TryFrom<String> for CpuList {
+    type Error = ParseCpuListError;
+
+    /// Reads a list that may be empty.
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or(ParseCpuListError(text))
     }
 }
 

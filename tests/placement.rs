@@ -1,0 +1,288 @@
+//! Guests on CPUs of their own, on this host's KVM: what the kernel says of their threads from outside while they run.
+
+#[allow(dead_code)]
+mod guests;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use guests::{Guest, halt, kvm_works, say};
+use tempfile::TempDir;
+
+/// A folder with a guest in it, and for the locks of the CPUs, so that tests don't stand in each other's way.
+struct Place {
+    folder: TempDir,
+}
+
+/// A guest that runs until it is dropped.
+struct Running {
+    child: Child,
+    stderr: ChildStderr,
+}
+
+impl Place {
+    /// With a guest that says "up" and then halts for good.
+    fn new() -> Self {
+        Self::with(&Guest::new(|a| {
+            say(a, "up\n")?;
+            halt(a)
+        }))
+    }
+
+    fn with(guest: &Guest) -> Self {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("guest"), guest.elf()).unwrap();
+        Self { folder }
+    }
+
+    fn command(&self, options: &[&str]) -> Command {
+        let ringfence =
+            std::env::var_os("RINGFENCE_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_ringfence").into());
+        let mut command = Command::new(ringfence);
+        command.args(["run", "--initrd", "none", "--timeout", "50", "--kernel"]).arg(self.folder.path().join("guest"));
+        command.args(options).env("RINGFENCE_RUNTIME", self.folder.path().join("runtime"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts the guest; returns when it runs.
+    fn start(&self, options: &[&str]) -> Running {
+        running(self.command(options))
+    }
+
+    /// The message of a run that is refused.
+    fn refused(&self, options: &[&str]) -> String {
+        refusal(&self.command(options).output().unwrap())
+    }
+}
+
+fn running(mut command: Command) -> Running {
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    if line != "up\n" {
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).unwrap();
+        panic!("the guest did not start: {line:?} {said}");
+    }
+    Running { child, stderr }
+}
+
+fn refusal(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(125), 0), "{said}");
+    said
+}
+
+impl Running {
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A field of /proc/PID/task/TID/status for each thread, by the thread's name.
+    fn threads(&self, field: &str) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap() {
+            let task = task.unwrap().path();
+            let Ok(status) = fs::read_to_string(task.join("status")) else { continue };
+            let value = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim().to_owned();
+            let name = format!("{} {}", value("Name:"), task.file_name().unwrap().to_str().unwrap());
+            found.insert(name, value(&format!("{field}:")));
+        }
+        found
+    }
+
+    /// Where the thread of vCPU `id` may run.
+    fn vcpu(&self, id: u32) -> String {
+        let threads = self.threads("Cpus_allowed_list");
+        let name = format!("vcpu{id} ");
+        threads.iter().find(|(thread, _)| thread.starts_with(&name)).expect("a thread for each vCPU").1.clone()
+    }
+
+    /// Where the other threads may run, each once.
+    fn others(&self) -> Vec<String> {
+        let threads = self.threads("Cpus_allowed_list");
+        let mut lists: Vec<_> = threads.into_iter().filter(|(n, _)| !n.starts_with("vcpu")).map(|(_, l)| l).collect();
+        assert!(lists.len() >= 2, "the main thread and the console's at least: {lists:?}");
+        lists.sort();
+        lists.dedup();
+        lists
+    }
+
+    /// Kills it as the kernel would, and gives what it said.
+    fn kill(mut self) -> String {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        said
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether KVM works here and the process may use this host's CPUs 0 to 3.
+fn usable() -> bool {
+    if !kvm_works() {
+        return false;
+    }
+    let allowed = allowed();
+    if (0..4).all(|cpu| allowed.contains(&cpu)) {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI must have the CPUs 0 to 3");
+    println!("skipped: these tests need the CPUs 0 to 3, and may use {allowed:?}");
+    false
+}
+
+fn allowed() -> Vec<usize> {
+    let set = rustix::thread::sched_getaffinity(None).unwrap();
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+}
+
+/// Proves that vCPU i is on the i-th CPU of the list alone, and every other thread on none of them, while the guest runs.
+#[test]
+fn each_vcpu_is_on_its_cpu_alone() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let guest = place.start(&["--cpus", "3", "--cpuset-cpus", "3,1-2"]);
+    assert_eq!([guest.vcpu(0), guest.vcpu(1), guest.vcpu(2)], ["3", "1", "2"]);
+    let others = guest.others();
+    assert!(others.iter().all(|list| !list.contains(['1', '2', '3', '-'])), "{others:?}");
+}
+
+/// Proves that --vmm-cpus is where every other thread is, and that the CPUs of a list beyond the vCPUs stay free.
+#[test]
+fn the_other_threads_are_where_they_are_told() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let guest = place.start(&["--cpuset-cpus", "2-3", "--vmm-cpus", "1,0"]);
+    assert_eq!((guest.vcpu(0), guest.others()), ("2".to_owned(), vec!["0-1".to_owned()]));
+    let neighbour = place.start(&["--cpuset-cpus", "3"]);
+    assert_eq!(neighbour.vcpu(0), "3");
+}
+
+/// Proves that a CPU is given once: the second guest is refused with the first one's name and number, whatever it wants the
+/// CPU for, and gets it when the first one is killed.
+#[test]
+fn a_taken_cpu_is_refused_until_its_owner_dies() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let first = place.start(&["--name", "web", "--cpuset-cpus", "2"]);
+    let who = format!("CPU 2 is given to guest \"web\" (pid {})", first.pid());
+    for wish in [
+        &["--cpuset-cpus", "1-2", "--cpus", "2"][..],
+        &["--cpuset-cpus", "2-3", "--pin", "off"],
+        &["--cpuset-cpus", "3", "--vmm-cpus", "2"],
+        &["--pin", "strict", "--cpus", "4"],
+    ] {
+        let said = place.refused(wish);
+        assert!(said.contains(&who), "{wish:?}: {said}");
+    }
+    let beside = place.start(&["--cpuset-cpus", "1", "--cpus", "1"]);
+    assert!(
+        beside.others().iter().all(|list| !list.contains('2')),
+        "not on the neighbour's CPU: {:?}",
+        beside.others()
+    );
+    assert_eq!(first.kill(), "", "a pinned start has nothing to say");
+    assert_eq!(place.start(&["--cpuset-cpus", "2", "--name", "next"]).vcpu(0), "2");
+}
+
+/// Proves that with --pin off the list bounds the vCPUs and may be shared, but not with a guest that has a CPU alone.
+#[test]
+fn a_list_that_is_not_pinned_is_shared() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let wish = ["--cpus", "2", "--cpuset-cpus", "3", "--pin", "off", "--name"];
+    let loose = |name| place.start(&[&wish[..], &[name]].concat());
+    let (one, two) = (loose("loose-1"), loose("loose-2"));
+    assert_eq!([one.vcpu(0), one.vcpu(1), two.vcpu(0)], ["3", "3", "3"]);
+    let said = place.refused(&["--cpuset-cpus", "3"]);
+    assert!(said.contains("CPU 3 is given to guest \"loose-"), "{said}");
+}
+
+/// Proves that --pin strict alone finds CPUs, different ones for each guest, and keeps CPU 0 for last.
+#[test]
+fn strict_without_a_list_chooses() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let (one, two) = (place.start(&["--pin", "strict"]), place.start(&["--pin", "strict", "--cpus", "2"]));
+    let mut cpus = [one.vcpu(0), two.vcpu(0), two.vcpu(1)];
+    cpus.sort();
+    assert_eq!(cpus, ["1", "2", "3"]);
+}
+
+/// Proves that CPUs that are not there or not this process's are refused, each with the reason, and that nothing stays locked
+/// by a refused start.
+#[test]
+fn cpus_that_cannot_be_had_are_refused() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let said = place.refused(&["--cpuset-cpus", "1,4097"]);
+    assert!(said.contains("this host has no CPU 4097"), "{said}");
+    let mut narrow = place.command(&["--cpuset-cpus", "0-1", "--cpus", "2"]);
+    confine(&mut narrow, &[0]);
+    let said = refusal(&narrow.output().unwrap());
+    assert!(said.contains("may not run on CPU 1") && said.contains("allow 0"), "{said}");
+    let said = place.refused(&["--cpuset-cpus", "0-1", "--cpus", "3"]);
+    assert!(said.contains("--cpus 3") && said.contains("names 2"), "{said}");
+    assert_eq!(place.start(&["--cpuset-cpus", "0-1", "--cpus", "2"]).vcpu(1), "1");
+}
+
+/// Proves that a process with a single CPU still gets a pinned guest, and is warned that its own threads share that CPU.
+#[test]
+fn a_single_cpu_is_shared_with_a_warning() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let mut narrow = place.command(&["--cpuset-cpus", "3"]);
+    confine(&mut narrow, &[3]);
+    let guest = running(narrow);
+    assert_eq!((guest.vcpu(0), guest.others()), ("3".to_owned(), vec!["3".to_owned()]));
+    let said = guest.kill();
+    assert!(said.contains("no CPU is left for ringfence's own threads"), "{said}");
+}
+
+/// Proves that a guest that asks for no CPUs leaves no lock and is where its parent is.
+#[test]
+fn nothing_is_asked_nothing_is_done() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let guest = place.start(&[]);
+    assert_eq!(guest.threads("Cpus_allowed_list").values().collect::<std::collections::BTreeSet<_>>().len(), 1);
+    assert!(!Path::new(&place.folder.path().join("runtime/cpus")).exists());
+}
+
+/// Lets a command run on these CPUs only.
+fn confine(command: &mut Command, cpus: &[usize]) {
+    let mut set = rustix::thread::CpuSet::new();
+    cpus.iter().for_each(|cpu| set.set(*cpu));
+    // SAFETY: makes one system call between fork and exec.
+    unsafe { command.pre_exec(move || Ok(rustix::thread::sched_setaffinity(None, &set)?)) };
+}
