@@ -77,8 +77,13 @@ pub(super) fn attach(vm: &Vm, power: &Arc<Power>, console: &Console) -> Result<(
     let flow = Arc::new(Flow::new(input_wanted.clone()));
     let serial =
         Arc::new(SerialPort::new(com1_line, Arc::new(Sink { output: console.output(), flow: flow.clone() }), events));
-    let waiting = serial.clone();
-    console.output().on_room(move || waiting.sink_has_room());
+    // Not owned: the port owns the output, and a circle of owners would outlive the machine.
+    let waiting = Arc::downgrade(&serial);
+    console.output().on_room(move || {
+        if let Some(serial) = waiting.upgrade() {
+            serial.sink_has_room();
+        }
+    });
     let rung = input_wanted.clone();
     // The event loop looks whether the input that it holds back may go now.
     let boot_timer = Arc::new(BootTimer::new(now_ns, move || rung.wake()));
