@@ -174,6 +174,23 @@ impl Diagnosis {
         self.flavour == Flavour::Svm && matches!(self.cause, Cause::Shutdown)
     }
 
+    /// Whether it stands where a processor comes out of INIT and reset (Intel SDM vol. 3A, section 10.1.4).
+    fn is_at_reset_vector(&self) -> bool {
+        const CS_BASE: u64 = 0xffff_0000;
+        const RIP: u64 = 0xfff0;
+        self.registers
+            .as_ref()
+            .is_some_and(|(regs, sregs)| Mode::of(sregs) == Mode::Real && (sregs.cs.base, regs.rip) == (CS_BASE, RIP))
+    }
+
+    fn advice(&self) -> &'static str {
+        if self.is_at_reset_vector() && !self.state_is_lost() {
+            return "The guest sent this processor an INIT, as a reset does, and there is no firmware here to start again: \
+                    let it reset by the keyboard controller (reboot=k) or by ACPI (reboot=a).";
+        }
+        self.cause.advice(self.flavour)
+    }
+
     /// All registers, for `-v`.
     pub fn registers(&self) -> Option<String> {
         let (r, s) = self.registers.as_ref().filter(|_| !self.state_is_lost())?;
@@ -207,7 +224,7 @@ impl fmt::Display for Diagnosis {
                 None => write!(f, "\n  instruction: its memory cannot be read")?,
             }
         }
-        write!(f, "\n  KVM: {}\n  {}", self.flavour, self.cause.advice(self.flavour))
+        write!(f, "\n  KVM: {}\n  {}", self.flavour, self.advice())
     }
 }
 
@@ -241,6 +258,11 @@ mod tests {
     fn admits_what_it_cannot_read() {
         assert!(stopped(Cause::Shutdown, &[], Flavour::Vmx).to_string().contains("cannot be read"));
         assert!(stopped(Cause::Shutdown, &[0xff, 0xff], Flavour::Vmx).to_string().contains("ff ff"));
+        let error = InternalError { suberror: EMULATION, instruction: Vec::new(), data: Vec::new() };
+        let mut reset = stopped(Cause::InternalError(error), &[], Flavour::PageTable);
+        let (regs, sregs) = reset.registers.as_mut().unwrap();
+        (regs.rip, sregs.cs.base, sregs.cr0) = (0xfff0, 0xffff_0000, 0x6000_0010);
+        assert!(reset.to_string().contains("INIT") && !reset.to_string().contains("patches"), "{reset}");
         let lost = stopped(Cause::Shutdown, &[0x90], Flavour::Svm);
         assert!(lost.to_string().contains("not known") && !lost.to_string().contains("at rip"), "{lost}");
         assert_eq!(lost.registers(), None);
