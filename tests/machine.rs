@@ -1,18 +1,16 @@
 //! The machine, tried on /dev/kvm with guests assembled here: each path out of the guest, and each thing a guest may touch.
 
+#[allow(dead_code, reason = "not all of it is used here")]
 mod guests;
 #[path = "machine/serial.rs"]
 mod serial;
 
 use std::time::{Duration, Instant};
 
-use guests::{Guest, exit, expect, finish, halt, kvm_works, ring_0_is_emulated, say};
+use guests::{Guest, TABLES, exit, expect, finish, halt, idt, kvm_works, ring_0_is_emulated, say, tables};
 use iced_x86::code_asm::{
     CodeAssembler, al, ax, cr3, dword_ptr, dx, eax, ecx, ptr, qword_ptr, rax, rcx, rdi, rdx, rsi, rsp,
 };
-
-/// Page tables for guests that need more than the boot tables: identity, from this address on.
-const TABLES: u64 = 0x40_0000;
 
 /// Proves that serial output comes out on stdout and that a 32-bit write to the exit port is the status.
 #[test]
@@ -96,20 +94,6 @@ fn string_io_and_empty_addresses() {
     assert_eq!((ran.status, ran.stdout.as_bytes()), (Some(9), &text[..]), "{}", ran.stderr);
 }
 
-/// Identity page tables at [`TABLES`] for the first 6 GiB, in 2 MiB pages.
-fn tables() -> Vec<u8> {
-    let gib = 6;
-    let mut words = vec![0u64; 512 * (2 + gib)];
-    words[0] = (TABLES + 0x1000) | 3;
-    for i in 0..gib {
-        words[512 + i] = (TABLES + 0x2000 + 0x1000 * i as u64) | 3;
-    }
-    for i in 0..512 * gib {
-        words[1024 + i] = (i as u64) << 21 | 0x83;
-    }
-    words.iter().flat_map(|w| w.to_le_bytes()).collect()
-}
-
 /// Proves that the first and last words of every RAM region can be written and read back, that the regions are apart, and
 /// that the hole between them and the memory behind the last read as all ones.
 #[test]
@@ -167,12 +151,6 @@ fn ioapic(a: &mut CodeAssembler, register: u32, value: u32) -> Result<(), iced_x
     a.mov(rdi, 0xfec0_0000u64)?;
     a.mov(dword_ptr(rdi), register)?;
     a.mov(dword_ptr(rdi + 0x10), value)
-}
-
-/// An interrupt descriptor table of 256 entries that all lead to `handler` (Intel SDM vol. 3A, section 6.14.1).
-fn idt(handler: u64) -> Vec<u8> {
-    let gate = (handler & 0xffff) | 0x10 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48;
-    [gate.to_le_bytes(), (handler >> 32).to_le_bytes()].concat().repeat(256)
 }
 
 /// Proves that an interrupt of the UART goes through our I/O APIC and KVM's local APIC to the guest's handler, edge and level:
@@ -234,7 +212,7 @@ fn interrupts_reach_the_guest() {
             exit(a, 3)
         })
         .with(handler, handler_code.clone())
-        .with(0x31_0000, idt(handler))
+        .with(0x31_0000, idt(handler, handler))
         .with(0x31_2000, [0xfffu16.to_le_bytes().to_vec(), 0x31_0000u64.to_le_bytes().to_vec()].concat())
         .with(count, vec![0; 8])
         .with(TABLES, tables())

@@ -11,6 +11,8 @@ use iced_x86::code_asm::{AsmMemoryOperand, CodeAssembler};
 
 /// Where a guest's code lies and starts.
 pub const CODE: u64 = 0x20_0000;
+/// Page tables for guests that need more than the boot tables: identity, from this address on.
+pub const TABLES: u64 = 0x40_0000;
 /// No guest here takes longer, even where ring 0 is emulated on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -178,4 +180,32 @@ pub fn expect(a: &mut CodeAssembler, operand: AsmMemoryOperand, value: u64, stat
     a.je(right)?;
     exit(a, status)?;
     a.set_label(&mut right)
+}
+
+/// Identity page tables at [`TABLES`] for the first 6 GiB, in 2 MiB pages.
+pub fn tables() -> Vec<u8> {
+    let gib = 6;
+    let mut words = vec![0u64; 512 * (2 + gib)];
+    words[0] = (TABLES + 0x1000) | 3;
+    for i in 0..gib {
+        words[512 + i] = (TABLES + 0x2000 + 0x1000 * i as u64) | 3;
+    }
+    for i in 0..512 * gib {
+        words[1024 + i] = (i as u64) << 21 | 0x83;
+    }
+    words.iter().flat_map(|w| w.to_le_bytes()).collect()
+}
+
+/// Exceptions that push an error code (Intel SDM vol. 3A, table 6-1; AMD APM vol. 2, section 8.2, for 29 and 30).
+const WITH_ERROR_CODE: [usize; 10] = [8, 10, 11, 12, 13, 14, 17, 21, 29, 30];
+
+/// An interrupt descriptor table of 256 entries (Intel SDM vol. 3A, section 6.14.1): exceptions with an error code lead to
+/// `coded`, everything else to `plain`.
+pub fn idt(plain: u64, coded: u64) -> Vec<u8> {
+    let gate = |vector| {
+        let handler = if WITH_ERROR_CODE.contains(&vector) { coded } else { plain };
+        let low = (handler & 0xffff) | 0x10 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48;
+        [low.to_le_bytes(), (handler >> 32).to_le_bytes()].concat()
+    };
+    (0..256).flat_map(gate).collect()
 }

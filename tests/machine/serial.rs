@@ -8,8 +8,8 @@ use iced_x86::code_asm::{
     CodeAssembler, al, cl, cr3, dword_ptr, dx, ebx, ecx, ptr, qword_ptr, rax, rcx, rdi, rsi, rsp,
 };
 
-use super::guests::{Guest, Ran, exit, finish, halt, kvm_works};
-use super::{TABLES, idt, ioapic, tables};
+use super::guests::{Guest, Ran, TABLES, exit, finish, halt, idt, kvm_works, tables};
+use super::ioapic;
 
 /// Assembles `count` bytes to the serial port, the low bytes of `count` down to 1, without a look at the line status.
 fn stream(a: &mut CodeAssembler, count: u32) -> Result<(), IcedError> {
@@ -266,7 +266,7 @@ fn the_transmitter_wakes_a_halted_guest() {
         exit(a, 8)
     })
     .with(handler, code.assemble(handler).unwrap())
-    .with(0x31_0000, idt(handler))
+    .with(0x31_0000, idt(handler, handler))
     .with(0x31_2000, [0xfffu16.to_le_bytes().to_vec(), 0x31_0000u64.to_le_bytes().to_vec()].concat())
     .with(count, vec![0; 8])
     .with(TABLES, tables());

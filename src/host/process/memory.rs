@@ -13,6 +13,8 @@ pub struct Memory {
     pub resident: u64,
     /// The share of the pages there that is this process's, where pages are shared.
     pub proportional: u64,
+    /// The pages there that belong to no file: what was written, this process's alone unless it forked.
+    pub anonymous: u64,
     /// Locked pages (mlock): they stay.
     pub locked: u64,
     /// Pages that were swapped out.
@@ -49,6 +51,7 @@ impl Memory {
             match name {
                 "Rss" => sum.resident += bytes,
                 "Pss" => sum.proportional += bytes,
+                "Anonymous" => sum.anonymous += bytes,
                 "Locked" => sum.locked += bytes,
                 "Swap" => sum.swapped += bytes,
                 "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => sum.transparent_huge += bytes,

@@ -55,7 +55,7 @@ fn reads_a_process_and_its_threads() {
 #[test]
 fn adds_up_the_mappings_of_a_range() {
     let smaps = "1000-2000 rw-p 0 0:0 0\nRss: 4 kB\nVmFlags: rd wr mg\n\
-        200000-400000 rw-p 0 0:0 0\nKernelPageSize: 4 kB\nRss: 2048 kB\nPss: 1024 kB\nLocked: 8 kB\nAnonHugePages: 2048 kB\n\
+        200000-400000 rw-p 0 0:0 0\nKernelPageSize: 4 kB\nRss: 2048 kB\nPss: 1024 kB\nAnonymous: 16 kB\nLocked: 8 kB\nAnonHugePages: 2048 kB\n\
         VmFlags: rd wr mg \n\
         400000-800000 rw-p 0 0:0 0 /huge-ab\nKernelPageSize: 2048 kB\nRss: 0 kB\nPss: 0 kB\nPrivate_Hugetlb: 4096 kB\nVmFlags: rd\n";
     let maps = "1000 default N0=1 kernelpagesize_kB=4\n200000 bind:1 anon=512 N1=500 N0=12 kernelpagesize_kB=4\n\
@@ -65,7 +65,7 @@ fn adds_up_the_mappings_of_a_range() {
     assert_eq!(memory.mapped, 6 << 20);
     assert_eq!((memory.resident, memory.proportional), (6 << 20, 5 << 20));
     assert_eq!((memory.locked, memory.transparent_huge, memory.pooled_huge), (8 << 10, 2 << 20, 4 << 20));
-    assert_eq!(memory.mergeable, 2 << 20);
+    assert_eq!((memory.anonymous, memory.mergeable), (16 << 10, 2 << 20));
     assert_eq!(memory.page_sizes, [(4 << 10, 2 << 20), (2 << 20, 4 << 20)].into());
     assert_eq!(memory.nodes, [(0, 12 << 12), (1, (500 << 12) + (4 << 20))].into());
 }
