@@ -1,6 +1,7 @@
 //! Guest RAM as it was asked for: whether the host can give it, taking it, and reading back that it is so.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use super::build::MachineError;
 use super::refusal::{Place, Refusal, Refusals};
@@ -265,15 +266,26 @@ pub(super) fn prefault(
 
 /// Reads back from the kernel that RAM is as it was asked for. To be done when all that the monitor writes to it is written.
 pub(super) fn verify(ram: &GuestRam) -> Result<(), ReserveError> {
+    /// Pages that the kernel is just moving, to put huge ones together, are there by smaps and on no node by numa_maps.
+    const LOOKS: u32 = 20;
+    const BETWEEN: Duration = Duration::from_millis(5);
     if *ram.backing() == (Backing { transparent: ram.backing().transparent, ..Backing::default() }) {
         return Ok(());
     }
     let file = "/proc/self/smaps and numa_maps";
-    let Some(found) = Process::this().memory(std::slice::from_ref(&ram.host_addresses())) else {
-        return Err(ReserveError::NotSo { file, differences: "it cannot be read; mount /proc".to_owned() });
-    };
-    let differences = differences(ram.backing(), ram.size().as_u64(), &found);
-    if differences.is_empty() { Ok(()) } else { Err(ReserveError::NotSo { file, differences: differences.join("; ") }) }
+    let mut looks = 0;
+    loop {
+        let Some(found) = Process::this().memory(std::slice::from_ref(&ram.host_addresses())) else {
+            return Err(ReserveError::NotSo { file, differences: "it cannot be read; mount /proc".to_owned() });
+        };
+        let differences = differences(ram.backing(), ram.size().as_u64(), &found);
+        looks += 1;
+        match differences.is_empty() {
+            true => return Ok(()),
+            false if looks < LOOKS => std::thread::sleep(BETWEEN),
+            false => return Err(ReserveError::NotSo { file, differences: differences.join("; ") }),
+        }
+    }
 }
 
 /// What is not as `wanted`, in words.
