@@ -7,10 +7,12 @@
 //! - [`clock`]: the host's one clock, and the time-stamp counter's rate by it;
 //! - [`environment`]: the machine measured on, and what makes its figures doubtful;
 //! - [`container`]: a root file system made here, run by runc, crun, youki, podman, docker and nerdctl;
-//! - [`child`]: programs started and surely ended, with their memory and their control group;
+//! - [`child`], [`footprint`], [`cgroup`]: programs started and surely ended, their memory, their control group;
+//! - [`seccomp`], [`bpf`]: the system calls that a running thread's filters let through;
 //! - [`table`], [`plot`], [`page`]: results for a terminal, as SVG, and as one HTML file;
 //! - [`progress`]: what is being done and how long the rest takes.
 
+pub mod bpf;
 pub mod cgroup;
 pub mod child;
 pub mod clock;
@@ -20,5 +22,7 @@ pub mod footprint;
 pub mod page;
 pub mod plot;
 pub mod progress;
+#[allow(unsafe_code)]
+pub mod seccomp;
 pub mod statistics;
 pub mod table;
