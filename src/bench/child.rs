@@ -222,6 +222,8 @@ impl Child {
             stop.check()?;
             self.look(Duration::ZERO)?;
             if let Some(status) = self.ended {
+                // Its last words may still be on their way.
+                self.stderr.waits_for_end(GRACE);
                 let said = self.last_words();
                 return Err(ChildError::Failed { command: self.command.clone(), status, said });
             }
@@ -229,6 +231,11 @@ impl Child {
                 return Err(self.late(patience));
             }
         }
+    }
+
+    /// What it has written to standard output so far.
+    pub fn stdout(&self) -> Vec<u8> {
+        self.stdout.so_far()
     }
 
     /// Whether it still runs.
@@ -359,6 +366,12 @@ impl Collector {
         std::mem::take(&mut waited.unwrap_or_else(PoisonError::into_inner).0.bytes)
     }
 
+    /// Waits for the stream's end, `time` at most.
+    fn waits_for_end(&self, time: Duration) {
+        let state = lock(&self.0.0);
+        drop(self.0.1.wait_timeout_while(state, time, |state| !state.ended));
+    }
+
     /// Whether `text` is there, or comes within `time`.
     fn waits_for(&self, text: &[u8], time: Duration) -> bool {
         let has = |state: &Stream| state.bytes.windows(text.len()).any(|window| window == text);
@@ -434,6 +447,9 @@ mod tests {
         child.end();
         let mut child = Child::spawn(&mut shell("echo other")).unwrap();
         assert!(matches!(child.wait_for(b"ready", PATIENCE, &stop), Err(ChildError::Failed { .. })));
+        let mut child = Child::spawn(&mut shell("echo why >&2; exit 7")).unwrap();
+        let failed = child.wait_for(b"ready", PATIENCE, &stop).unwrap_err();
+        assert!(failed.to_string().ends_with("(exit status: 7): why"), "{failed}");
     }
 
     /// Proves that a command line can be pasted into a shell.
