@@ -13,8 +13,11 @@ use crate::host::cgroup::CgroupVersion;
 pub const SHARES: u64 = 1024;
 const V1: &str = "/sys/fs/cgroup/cpu";
 const V2: &str = "/sys/fs/cgroup";
-/// The folder of the harness's groups in the hierarchy.
-pub const PARENT: &str = "ringfence-bench";
+
+/// The folder of this process's groups in every hierarchy.
+pub fn parent() -> String {
+    format!("ringfence-bench-{}", std::process::id())
+}
 
 /// Why there is no group.
 #[derive(Debug, Error)]
@@ -27,7 +30,7 @@ pub enum CgroupError {
     File(PathBuf, #[source] io::Error),
 }
 
-/// A group below [`PARENT`]; removed when let go.
+/// A group below [`parent`]; removed when let go.
 #[derive(Debug)]
 pub struct CpuGroup(PathBuf);
 
@@ -43,7 +46,7 @@ impl CpuGroup {
             CgroupVersion::V1 | CgroupVersion::Hybrid => (V1, "cpu.shares", shares),
             CgroupVersion::None => return Err(CgroupError::NoHierarchy),
         };
-        let parent = Path::new(top).join(PARENT);
+        let parent = Path::new(top).join(parent());
         let path = parent.join(name);
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -90,7 +93,7 @@ impl Drop for CpuGroup {
 pub fn remove_parents() {
     let hierarchies = fs::read_dir(V2).into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([PathBuf::from(V2)]) {
-        let _ = fs::remove_dir(hierarchy.join(PARENT));
+        let _ = fs::remove_dir(hierarchy.join(parent()));
     }
 }
 
@@ -125,7 +128,7 @@ mod tests {
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(groups.contains("/ringfence-bench/test-"), "{groups}");
+        assert!(groups.contains(&format!("/{}/test-", parent())), "{groups}");
         let path = group.0.clone();
         drop(group);
         assert!(!path.exists());

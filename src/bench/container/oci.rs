@@ -62,7 +62,7 @@ pub(super) fn config(rootfs: &str, id: &str, arguments: &[&str], limits: &Limits
             mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
         ],
         "linux": {
-            "cgroupsPath": format!("/{}/{id}", cgroup::PARENT),
+            "cgroupsPath": format!("/{}/{id}", cgroup::parent()),
             "resources": resources,
             "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
             "maskedPaths": MASKED,

@@ -8,7 +8,7 @@ fn the_oci_configuration_is_runc_specs_with_our_limits() {
     assert_eq!(config["process"]["args"], serde_json::json!(["/work", "time"]));
     assert_eq!(config["linux"]["resources"]["cpu"], serde_json::json!({"shares": 512, "cpus": "1,3"}));
     assert_eq!(config["linux"]["resources"]["memory"]["limit"], 64 << 20);
-    assert_eq!(config["linux"]["cgroupsPath"], "/ringfence-bench/c1");
+    assert_eq!(config["linux"]["cgroupsPath"], format!("/ringfence-bench-{}/c1", std::process::id()));
     let plain = oci::config("/root/fs", "c1", &["/work"], &Limits::default());
     assert!(plain["linux"]["resources"].get("cpu").is_none() && plain["linux"].get("seccomp").is_none());
 }
