@@ -1,5 +1,5 @@
-//! The guest's init (`kernels/init`) is compiled by `build.rs`, out of cargo's sight: here its pure logic is tested and
-//! the whole of it held to the same formatting and lints as the rest.
+//! The guest's programs (`kernels/init`, `kernels/work`) are compiled by `build.rs`, out of cargo's sight: here init's pure logic
+//! is tested and the whole of both held to the same formatting and lints as the rest.
 
 use std::path::Path;
 use std::process::Command;
@@ -65,8 +65,8 @@ fn variables_are_found_by_their_whole_name() {
     assert_eq!(status::value_of(b"PATH=", b"PATH"), Some(&b""[..]));
 }
 
-fn source() -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/init/main.rs").display().to_string()
+fn source(program: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels").join(program).join("main.rs").display().to_string()
 }
 
 /// Runs a tool of the toolchain; `false` when this toolchain has it not.
@@ -82,22 +82,26 @@ fn passes(tool: &str, arguments: &[&str]) -> bool {
 }
 
 #[test]
-fn init_is_formatted() {
-    if !passes("rustfmt", &["--edition", "2024", "--check", &source()]) {
-        assert!(std::env::var_os("CI").is_none(), "rustfmt is needed in CI");
-        println!("skipped: rustfmt is not installed; rustup component add rustfmt");
+fn programs_are_formatted() {
+    for program in ["init", "work"] {
+        if !passes("rustfmt", &["--edition", "2024", "--check", &source(program)]) {
+            assert!(std::env::var_os("CI").is_none(), "rustfmt is needed in CI");
+            println!("skipped: rustfmt is not installed; rustup component add rustfmt");
+        }
     }
 }
 
 #[test]
-fn init_has_no_warnings() {
+fn programs_have_no_warnings() {
     let folder = tempfile::tempdir().unwrap();
-    let output = folder.path().join("init.rmeta").display().to_string();
-    let arguments =
-        ["--edition", "2024", "--crate-type", "bin", "--crate-name", "ringfence_init", "--emit", "metadata"];
-    let rest = ["-C", "panic=abort", "-D", "warnings", "-o", &output, &source()];
-    if !passes("clippy-driver", &[&arguments[..], &rest[..]].concat()) {
-        assert!(std::env::var_os("CI").is_none(), "clippy is needed in CI");
-        println!("skipped: clippy is not installed; rustup component add clippy");
+    for program in ["init", "work"] {
+        let output = folder.path().join(program).with_extension("rmeta").display().to_string();
+        let name = format!("ringfence_{program}");
+        let arguments = ["--edition", "2024", "--crate-type", "bin", "--crate-name", &name, "--emit", "metadata"];
+        let rest = ["-C", "panic=abort", "-D", "warnings", "-o", &output, &source(program)];
+        if !passes("clippy-driver", &[&arguments[..], &rest[..]].concat()) {
+            assert!(std::env::var_os("CI").is_none(), "clippy is needed in CI");
+            println!("skipped: clippy is not installed; rustup component add clippy");
+        }
     }
 }

@@ -10,12 +10,14 @@
 //! - [`child`], [`footprint`], [`cgroup`]: programs started and surely ended, their memory, their control group;
 //! - [`seccomp`], [`bpf`]: the system calls that a running thread's filters let through;
 //! - [`table`], [`plot`], [`page`]: results for a terminal, as SVG, and as one HTML file;
-//! - [`progress`]: what is being done and how long the rest takes.
+//! - [`progress`]: what is being done and how long the rest takes;
+//! - [`compare`]: `ringfence compare`.
 
 pub mod bpf;
 pub mod cgroup;
 pub mod child;
 pub mod clock;
+pub mod compare;
 pub mod container;
 pub mod environment;
 pub mod footprint;

@@ -9,6 +9,7 @@ macro_rules! eprintln {
 }
 
 pub mod check;
+pub mod compare;
 pub mod docs;
 pub mod inspect;
 pub mod kernel;
@@ -44,6 +45,7 @@ enum Command {
     Ps(ps::PsArgs),
     Inspect(inspect::InspectArgs),
     Check(check::CheckArgs),
+    Compare(compare::CompareArgs),
     Kernel(kernel::KernelArgs),
     #[command(hide = true)]
     Docs(docs::DocsArgs),
@@ -69,6 +71,7 @@ pub fn main() -> i32 {
         Command::Ps(args) => ps::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Kernel(args) => kernel::run(&args),
         Command::Docs(args) => docs::run(&args, Cli::command()),
     };

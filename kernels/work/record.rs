@@ -1,0 +1,77 @@
+//! How the times travel: a line of text, then a few bytes each.
+//!
+//!     RFWORK1 COUNT TURNS FIRST LAST BEGUN ENDED LENGTH CHECK\n
+//!
+//! FIRST and LAST are the time-stamp counter shortly before the first piece and after the last, BEGUN and ENDED CLOCK_MONOTONIC at
+//! the same moments in nanoseconds, LENGTH the bytes that follow, CHECK their FNV-1a of 32 bits. The bytes are COUNT numbers: each piece's time in
+//! counts less the time of the piece before, sign in the lowest bit, seven bits a byte, low first, the eighth set on all but the
+//! last.
+//!
+//! Pure logic: the harness includes this file in its tests and reads what is written here.
+
+/// First word of the line.
+pub const MAGIC: &[u8] = b"RFWORK1";
+/// A line of numbers of 20 digits at most.
+const LINE_MAX: usize = 8 + 8 * 21;
+/// A number of 64 bits, seven in each byte.
+const NUMBER_MAX: usize = 10;
+
+/// Bytes that a record of `count` pieces takes at most.
+pub const fn size_max(count: usize) -> usize {
+    LINE_MAX + count * NUMBER_MAX
+}
+
+/// Writes the record of the pieces between `stamps`, one fewer than those, and returns its length. `begun` and `ended` are both
+/// clocks, the counter first. `output` has [`size_max`].
+pub fn write(output: &mut [u8], stamps: &[u64], turns: usize, begun: (u64, u64), ended: (u64, u64)) -> usize {
+    // The numbers first, behind room for the line, whose length is known only then.
+    let mut end = LINE_MAX;
+    let mut before = 0i64;
+    for pair in stamps.windows(2) {
+        let time = pair[1].wrapping_sub(pair[0]) as i64;
+        end += number(&mut output[end..], time.wrapping_sub(before));
+        before = time;
+    }
+    let length = end - LINE_MAX;
+    let check = fnv(&output[LINE_MAX..end]);
+    let count = stamps.len().saturating_sub(1) as u64;
+    let fields = [count, turns as u64, begun.0, ended.0, begun.1, ended.1, length as u64, u64::from(check)];
+    let mut at = MAGIC.len();
+    output[..at].copy_from_slice(MAGIC);
+    for field in fields {
+        output[at] = b' ';
+        at += 1 + decimal(&mut output[at + 1..], field);
+    }
+    output[at] = b'\n';
+    output.copy_within(LINE_MAX..end, at + 1);
+    at + 1 + length
+}
+
+fn number(output: &mut [u8], value: i64) -> usize {
+    let mut rest = (value << 1 ^ value >> 63) as u64;
+    let mut length = 0;
+    loop {
+        let more = rest > 0x7f;
+        output[length] = rest as u8 & 0x7f | u8::from(more) << 7;
+        length += 1;
+        rest >>= 7;
+        if !more {
+            return length;
+        }
+    }
+}
+
+fn decimal(output: &mut [u8], value: u64) -> usize {
+    let digits = value.checked_ilog10().unwrap_or(0) as usize + 1;
+    let mut rest = value;
+    for slot in output[..digits].iter_mut().rev() {
+        *slot = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    digits
+}
+
+/// FNV-1a (Fowler, Noll and Vo), 32 bits.
+pub fn fnv(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}

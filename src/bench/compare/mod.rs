@@ -1,0 +1,287 @@
+//! `ringfence compare`: a guest beside containers on this host. What each isolates, what a noisy neighbour does to each, what
+//! each takes of memory.
+
+mod facts;
+mod guest;
+mod isolation;
+mod memory;
+mod neighbour;
+mod pages;
+mod place;
+mod tables;
+mod work;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use thiserror::Error;
+
+use self::guest::{GuestError, Guests};
+use self::isolation::{Isolation, Panic};
+use self::memory::Memory;
+use self::neighbour::{Bench, Measured, Plan};
+use self::place::Places;
+use super::cgroup::{self, CgroupError};
+use super::child::{ChildError, Stop};
+use super::container::{self, ContainerError, NotRun, RootFs, RootFsError, Runtime};
+use super::environment::{Environment, Noise, Warning};
+use super::progress::Progress;
+use crate::host::Root;
+use crate::units::{ByteSize, CpuList};
+
+/// Version of the JSON report's schema; fields may be added under the same number, none is taken away or changed.
+const SCHEMA: u32 = 1;
+/// The time-stamp counter's rate in a guest and on the host may differ by this share.
+const RATES_AGREE: f64 = 0.01;
+
+/// Why a comparison, or one subject of it, gave nothing.
+#[derive(Debug, Error)]
+pub enum CompareError {
+    /// A program.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// A container.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// A guest.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// A control group.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The work's record.
+    #[error(transparent)]
+    Record(#[from] work::RecordError),
+    /// The containers' root file system.
+    #[error(transparent)]
+    RootFs(#[from] RootFsError),
+    /// A file.
+    #[error("cannot write {}; is the disk full, or TMPDIR another's?", .0.display())]
+    File(PathBuf, #[source] io::Error),
+    /// Where the neighbour may run.
+    #[error("cannot keep the neighbour on CPUs {0}; are they all online?")]
+    Affinity(CpuList, #[source] io::Error),
+    /// Nothing was measured.
+    #[error("nothing was measured of {0}")]
+    Nothing(String),
+    /// The guest that was to panic did not.
+    #[error("`{0}` did not panic; please report this")]
+    NoPanic(String),
+    /// Signals.
+    #[error("cannot take signals, to clean up after Ctrl-C")]
+    Signals(#[source] io::Error),
+}
+
+/// What to compare.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The binary to start guests with.
+    pub ringfence: PathBuf,
+    /// Pieces of work for each subject, alone and beside the neighbour each.
+    pub runs: usize,
+    /// Turns that these are divided into.
+    pub rounds: usize,
+    /// Guest RAM.
+    pub memory: ByteSize,
+}
+
+/// Everything that was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of this schema.
+    pub schema: u32,
+    /// The command that makes it again.
+    pub command: String,
+    /// The machine.
+    pub environment: Environment,
+    /// The machine's noise, before, between and after.
+    pub noise: Vec<Noise>,
+    /// What the reader must know.
+    pub warnings: Vec<Warning>,
+    /// The host's kernel.
+    pub host_kernel: String,
+    /// System calls that x86_64 Linux has.
+    pub system_calls: usize,
+    /// Isolation by subject.
+    pub isolation: Vec<Isolation>,
+    /// What a panic did.
+    pub panic: Option<Panic>,
+    /// The CPUs of the noisy neighbour's runs.
+    pub places: Option<Places>,
+    /// What ran the neighbour.
+    pub neighbour: String,
+    /// The noisy neighbour by subject, with all samples.
+    pub neighbours: Vec<Measured>,
+    /// Memory by subject.
+    pub memory: Vec<Memory>,
+    /// What could not be measured.
+    pub not_run: Vec<NotRun>,
+}
+
+impl Report {
+    /// The report for an 80-column terminal.
+    pub fn text(&self) -> String {
+        tables::text(self)
+    }
+
+    /// Writes the report as a page with its plots into the folder `dir`; returns the page's path.
+    ///
+    /// # Errors
+    /// [`super::page::PageError`].
+    pub fn write_page(&self, dir: &Path) -> Result<PathBuf, super::page::PageError> {
+        pages::page(self).write(dir)
+    }
+}
+
+/// A subject that gave nothing, with the reason and the remedy.
+fn not_run(name: &str, error: &CompareError) -> NotRun {
+    let mut reason = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !reason.contains(&more) {
+            reason = format!("{reason}: {more}");
+        }
+        cause = error.source();
+    }
+    let remedy = match error {
+        CompareError::Guest(_) => "Do what the message says, then compare again.",
+        CompareError::Cgroup(_) => "Run as root.",
+        CompareError::Record(_) => "Run it again; if it stays so, please report it.",
+        _ => "Make the command work by itself, then compare again.",
+    };
+    NotRun { name: name.to_owned(), reason, remedy: remedy.to_owned() }
+}
+
+/// Compares. Nothing of it is left on the host afterwards, whatever happens.
+///
+/// # Errors
+/// [`CompareError`] when the user stops it, or nothing at all can be measured; what can't be by itself is listed in the report.
+pub fn run(options: &Options) -> Result<Report, CompareError> {
+    let stop = Stop::on_signals().map_err(CompareError::Signals)?;
+    let folder = tempfile::Builder::new().prefix("ringfence-compare-").tempdir();
+    let folder = folder.map_err(|e| CompareError::File(std::env::temp_dir(), e))?;
+    let result = compare(options, folder.path(), &stop);
+    cgroup::remove_parents();
+    result
+}
+
+fn compare(options: &Options, folder: &Path, stop: &Stop) -> Result<Report, CompareError> {
+    let environment = Environment::of(&Root::default());
+    let mut noise = vec![Noise::probe()];
+    let mut not_run_list = Vec::new();
+    let rootfs = RootFs::make(&folder.join("rootfs"), &[("work", work::PROGRAM)])?;
+    let (runtimes, absent) = container::find(&rootfs, &folder.join("runtimes"), stop)?;
+    not_run_list.extend(absent);
+    let guests = match Guests::new(&options.ringfence, folder, options.memory) {
+        Ok(guests) => Some(guests),
+        Err(error) => {
+            not_run_list.push(not_run("guest", &error.into()));
+            None
+        }
+    };
+    let places = Places::of(&environment.cpus.allowed, &Root::default());
+    let plan = Plan { runs: options.runs, rounds: options.rounds.max(1) };
+    let emulated = environment.kvm.emulates_ring_0();
+    let subjects = places.as_ref().map(|places| neighbour::subjects(runtimes.first(), guests.as_ref(), places));
+    let subjects = subjects.unwrap_or_default();
+    let memory_subjects = runtimes.len() as f64 + if guests.is_some() { 2.0 } else { 0.0 };
+    let total = neighbour::expected(&subjects, plan, emulated)
+        + memory_subjects * memory::EXPECTED
+        + (runtimes.len() as f64 + 2.0) * isolation::EXPECTED;
+    let mut progress = Progress::new(total);
+
+    let (isolation, panic) = isolate(&runtimes, guests.as_ref(), stop, &mut progress, &mut not_run_list)?;
+    let absent = &mut not_run_list;
+    let memory = memory::measure(&runtimes, guests.as_ref(), places.as_ref(), stop, &mut progress, absent)?;
+    let bench = Bench { runtime: runtimes.first(), folder, plan, emulated, stop };
+    let neighbours = bench.measure(&subjects, &mut progress, &mut noise, absent)?;
+    noise.push(Noise::probe());
+    if places.is_none() {
+        let reason = "needs two CPU cores: one for the work, one for the neighbour".to_owned();
+        not_run_list.push(NotRun {
+            name: "noisy neighbour".into(),
+            reason,
+            remedy: "Give this machine another.".into(),
+        });
+    }
+    drop(progress);
+    let mut warnings = environment.warnings(&noise);
+    warnings.extend(rates(&neighbours));
+    Ok(Report {
+        schema: SCHEMA,
+        command: command_line(options),
+        environment,
+        noise,
+        warnings,
+        host_kernel: facts::host_kernel(),
+        system_calls: super::seccomp::total(),
+        isolation,
+        panic,
+        places,
+        neighbour: runtimes.first().map_or("a process in a control group of its own", |r| r.name).to_owned(),
+        neighbours,
+        memory,
+        not_run: not_run_list,
+    })
+}
+
+/// Looks into every runtime and the guest, and lets a guest panic.
+fn isolate(
+    runtimes: &[Runtime],
+    guests: Option<&Guests>,
+    stop: &Stop,
+    progress: &mut Progress,
+    absent: &mut Vec<NotRun>,
+) -> Result<(Vec<Isolation>, Option<Panic>), CompareError> {
+    let mut found = Vec::new();
+    for runtime in runtimes {
+        progress.step(&format!("isolation of {}", runtime.name));
+        found.extend(kept(runtime.name, isolation::of_container(runtime, stop), absent)?);
+        progress.done(isolation::EXPECTED);
+    }
+    let mut panic = None;
+    if let Some(guests) = guests {
+        progress.step("isolation of the guest");
+        found.extend(kept("guest", isolation::of_guest(guests, stop), absent)?);
+        progress.done(isolation::EXPECTED);
+        progress.step("a panic in a guest");
+        panic = kept("guest that panics", isolation::panic(guests, stop), absent)?;
+        progress.done(isolation::EXPECTED);
+    }
+    Ok((found, panic))
+}
+
+/// A result, or nothing and a line among what was not run; the user's wish to stop goes on.
+fn kept<T>(name: &str, result: Result<T, CompareError>, absent: &mut Vec<NotRun>) -> Result<Option<T>, CompareError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(CompareError::Child(ChildError::Stopped)) => Err(ChildError::Stopped.into()),
+        Err(error) => {
+            absent.push(not_run(name, &error));
+            Ok(None)
+        }
+    }
+}
+
+/// A time-stamp counter that runs at another rate in a guest than on the host would make its times another unit.
+fn rates(measured: &[Measured]) -> Option<Warning> {
+    let all: Vec<f64> = measured.iter().flat_map(|subject| subject.counts_per_second.iter().copied()).collect();
+    let (low, high) = all.iter().fold((f64::INFINITY, 0.0f64), |(low, high), rate| (low.min(*rate), high.max(*rate)));
+    (high > low * (1.0 + RATES_AGREE)).then(|| {
+        Warning::new(
+            format!(
+                "the time-stamp counter ran at {:.0} to {:.0} MHz by the clocks of the kernels that the work ran under",
+                low / 1e6,
+                high / 1e6
+            ),
+            "Times are by each kernel's own clock; trust ratios of one subject more than times between subjects.",
+        )
+    })
+}
+
+fn command_line(options: &Options) -> String {
+    let mib = options.memory.as_u64() >> 20;
+    format!("ringfence compare --runs {} --rounds {} --memory {mib}M", options.runs, options.rounds)
+}
