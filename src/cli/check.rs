@@ -10,6 +10,7 @@ use crate::host::limits::Limits;
 use crate::host::ram::Ram;
 use crate::host::software::{self, Program};
 use crate::host::{Flavour, OpenError, PAGE_TABLE_CMDLINE, Root, flavour, kvm};
+use crate::sandbox;
 use anyhow::Context;
 use clap::Args;
 use kvm_ioctls::Kvm;
@@ -96,6 +97,8 @@ struct Report {
     memory: Ram,
     cgroup: CgroupVersion,
     limits: Limits,
+    /// Version of landlock in the running kernel; none without it.
+    landlock_abi: Option<u32>,
     software: Vec<Program>,
 }
 
@@ -135,6 +138,7 @@ impl Report {
             memory,
             cgroup: CgroupVersion::of(&root),
             limits: Limits::of(&root),
+            landlock_abi: sandbox::landlock_abi(),
             software: software::find(&root, std::env::var_os("PATH").as_deref()),
         }
     }

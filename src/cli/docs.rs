@@ -1,4 +1,5 @@
-//! `ringfence docs`: the man pages and shell completions, made from the definition of the command line.
+//! `ringfence docs`: the man pages and shell completions, made from the definition of the command line, and the lists of
+//! system calls, made from the tables of the filters.
 
 use anyhow::Context;
 use clap::{Args, Command, Subcommand};
@@ -6,7 +7,7 @@ use clap_complete::Shell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Write the man pages or a shell's completions
+/// Write the man pages, a shell's completions or the lists of system calls
 #[derive(Debug, Args)]
 pub struct DocsArgs {
     #[command(subcommand)]
@@ -25,6 +26,8 @@ enum What {
         /// The shell
         shell: Shell,
     },
+    /// Print the lists of system calls that docs/isolation.md holds
+    Isolation,
 }
 
 /// Runs `ringfence docs` for the command line `command`; 0 is its only exit status.
@@ -34,6 +37,7 @@ enum What {
 pub fn run(args: &DocsArgs, mut command: Command) -> anyhow::Result<i32> {
     match &args.what {
         What::Man { folder } => man(command, folder)?,
+        What::Isolation => super::print(crate::sandbox::markdown())?,
         What::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut command, "ringfence", &mut text);

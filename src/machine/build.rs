@@ -221,7 +221,7 @@ impl Machine {
     ///    thread confines itself for good: whatever the caller needs after the machine must be open now.
     /// 2. The vCPUs are let into the guest; the first one's thread is the last to confine itself.
     /// 3. Memory that only the start needed is given back, and the host is asked for huge pages: before, the few pages of the
-    ///    tables would each have taken a huge one.
+    ///    tables would each have taken a huge one. Core dumps will not hold RAM.
     /// 4. This thread serves console, signals and the time limit until someone turns the power off.
     /// 5. vCPU threads are kicked out of the guest and joined; writes that KVM still holds are served; the console is flushed
     ///    and given back.
@@ -242,6 +242,7 @@ impl Machine {
         self.threads.go(&self.shared, self.start);
         trim::drop_start_pages();
         self.shared.ram.prefer_huge_pages();
+        self.shared.ram.keep_out_of_dumps();
         let served = events::serve(&mut self.console, &self.devices, &self.shared, &self.signals, options, notice);
         self.shared.power.end(Outcome::Quit);
         self.timeline.reach(Phase::Ended);

@@ -175,6 +175,11 @@ impl GuestRam {
         }
     }
 
+    /// Leaves the guest's memory out of core dumps of this process, whoever writes them.
+    pub fn keep_out_of_dumps(&self) {
+        advise(&self.mapping, libc::MADV_DONTDUMP);
+    }
+
     /// All of the guest's RAM.
     pub fn size(&self) -> ByteSize {
         self.size

@@ -13,6 +13,7 @@ mod calls;
 #[allow(unsafe_code)]
 mod capabilities;
 mod filter;
+mod listing;
 mod paths;
 mod requests;
 #[allow(unsafe_code)]
@@ -26,7 +27,8 @@ use std::sync::OnceLock;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 pub use self::calls::{Case, Check, Rule, Test, ThreadKind};
-pub use self::paths::Support;
+pub use self::listing::markdown;
+pub use self::paths::{Support, landlock_abi};
 
 use self::paths::Rulesets;
 use crate::config::SandboxPolicy;

@@ -62,6 +62,16 @@ impl Rulesets {
     }
 }
 
+/// The version of landlock that the running kernel has; `None` without landlock.
+#[allow(unsafe_code)]
+pub fn landlock_abi() -> Option<u32> {
+    const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
+    let no_rules = std::ptr::null::<u8>();
+    // SAFETY: with this flag the call takes a null pointer and a size of 0, and makes nothing.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, no_rules, 0, LANDLOCK_CREATE_RULESET_VERSION) };
+    u32::try_from(abi).ok()
+}
+
 fn create(scopes: landlock::BitFlags<Scope>) -> Result<RulesetCreated, SandboxError> {
     let make = || -> Result<_, RulesetError> {
         Ruleset::default()

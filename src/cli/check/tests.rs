@@ -50,6 +50,7 @@ fn report(flavour: Flavour, ask: impl Fn(u32) -> i32) -> Report {
             nodes: vec![node(0, "0-3"), node(1, "4-7")],
         },
         cgroup: CgroupVersion::V2,
+        landlock_abi: Some(6),
         limits: Limits {
             memlock_bytes: Some(Limit { soft: Some(8 << 20), hard: None }),
             open_files: Some(Limit { soft: Some(1024), hard: Some(1024) }),

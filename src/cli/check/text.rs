@@ -128,6 +128,12 @@ fn host(report: &Report) -> Section {
     section.row(Mark::None, "cgroups", report.cgroup.to_string());
     let limits = &report.limits;
     section.row(Mark::None, "locked memory", limit(limits.memlock_bytes, bytes));
+    match report.landlock_abi {
+        Some(abi) => {
+            section.row(Mark::Ok, "landlock", format!("version {abi}: no path is open to a guest that breaks out"))
+        }
+        None => section.row(Mark::Absent, "landlock", "not in this kernel: the sandbox does without"),
+    };
     section.row(Mark::None, "open files", limit(limits.open_files, |n| n.to_string()));
     section
 }
