@@ -25,6 +25,7 @@ pub fn all(kernel: &Path) -> (Vec<Subject>, Vec<(&'static str, String)>) {
     let this = this.to_str().expect("cargo's folders have plain names");
     let wanted = [
         ("ringfence", ours, format!("run --initrd none --memory 128M --kernel {kernel}")),
+        ("ringfence --sandbox off", ours, format!("run --sandbox off --initrd none --memory 128M --kernel {kernel}")),
         ("ringfence 8 GiB", ours, format!("run --initrd none --memory 8G --kernel {kernel}")),
         ("KVM's calls alone", this, format!("{} 128", bare::WORD)),
         ("KVM's calls alone 8 GiB", this, format!("{} 8192", bare::WORD)),

@@ -16,7 +16,7 @@ use clap::Args;
 use kvm_ioctls::Kvm;
 use serde::Serialize;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Version of the JSON report's schema; fields may be added under the same number, none is taken away or changed.
@@ -138,7 +138,8 @@ impl Report {
             memory,
             cgroup: CgroupVersion::of(&root),
             limits: Limits::of(&root),
-            landlock_abi: sandbox::landlock_abi(),
+            // The kernel is asked, which can only be this host's.
+            landlock_abi: if args.root == Path::new("/") { sandbox::landlock_abi() } else { None },
             software: software::find(&root, std::env::var_os("PATH").as_deref()),
         }
     }

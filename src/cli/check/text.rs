@@ -132,7 +132,7 @@ fn host(report: &Report) -> Section {
         Some(abi) => {
             section.row(Mark::Ok, "landlock", format!("version {abi}: no path is open to a guest that breaks out"))
         }
-        None => section.row(Mark::Absent, "landlock", "not in this kernel: the sandbox does without"),
+        None => section.row(Mark::Absent, "landlock", "not found in the kernel: the sandbox does without"),
     };
     section.row(Mark::None, "open files", limit(limits.open_files, |n| n.to_string()));
     section
