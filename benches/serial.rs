@@ -125,7 +125,7 @@ fn main() {
         String::from_utf8_lossy(&path.stdout).trim().to_owned()
     });
     if std::env::args().any(|a| a == "--nested") {
-        nested::run(bytes, runs, &kernel);
+        nested::run(&binary(), bytes, runs, &kernel);
     }
     // What ringfence tells the kernel by itself on such a host.
     let page_tables = Path::new("/sys/module/kvm_pvm").exists();

@@ -1,6 +1,7 @@
 //! The same comparison inside the nested bed (docs/hosts.md): upstream KVM on AMD-V, whose guests run their kernel natively.
 //! Virtual time counts instructions there, one a nanosecond, so that nothing else on the host disturbs it.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,7 @@ const FIRMWARE: [&str; 3] = ["bios-microvm.bin", "linuxboot_dma.bin", "pvh.bin"]
 const SHARES: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
 /// Runs this benchmark inside the bed and exits as it does.
-pub fn run(bytes: usize, runs: usize, kernel: &str) -> ! {
+pub fn run(binary: &OsStr, bytes: usize, runs: usize, kernel: &str) -> ! {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let loader = copy_qemu(folder.path());
     let script = folder.path().join("job");
@@ -23,8 +24,7 @@ pub fn run(bytes: usize, runs: usize, kernel: &str) -> ! {
     std::fs::write(&script, job).expect("room for the job");
     let this = std::env::current_exe().expect("this program's path");
     let mut bed = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed2/bed2"));
-    bed.args(["--icount", "--timeout", "1800", "--ringfence", env!("CARGO_BIN_EXE_ringfence"), "--script"])
-        .arg(&script);
+    bed.args(["--icount", "--timeout", "1800", "--ringfence"]).arg(binary).arg("--script").arg(&script);
     for (host, inside) in [(this.as_path(), "/bench/serial"), (Path::new(kernel), "/bench/kernel")] {
         bed.arg("--file").arg(format!("{}:{inside}", host.display()));
     }
