@@ -6,8 +6,9 @@
 //! ends when none came for [`QUIET_TICKS`] ticks. A silent guest costs nothing, and one that sends a few bytes has them shown
 //! at once.
 //!
-//! A driver may wait for the transmitter's interrupt with no exit between; each of its bursts would then last a tick. When
-//! [`STARVED_TICKS`] ticks in a row find bytes that no exit found, gathering ends for [`HOLD_OFF`].
+//! A driver may wait for the transmitter's interrupt with no exit between; each of its bursts would then last a tick. It is
+//! known by ticks that find bytes while exits, as when it looks why it was interrupted, find none: [`PATIENCE`] of these end
+//! the gathering for [`HOLD_OFF`]. Ticks without an exit between count less: the vCPU may just be slow.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,8 +30,12 @@ const BURST: u64 = 64;
 const BURST_TIME: Duration = Duration::from_millis(50);
 /// Ticks without a byte that end the gathering.
 const QUIET_TICKS: u32 = 20;
-/// Ticks in a row that found what no exit found, and end the gathering, too.
-const STARVED_TICKS: u32 = 3;
+/// What ends the gathering, too, as the sum over ticks in a row that found what no exit found.
+const PATIENCE: u32 = 3 * WAITED;
+/// A tick since whose predecessor exits found nothing.
+const WAITED: u32 = 7;
+/// A tick since whose predecessor there was no exit.
+const ALONE: u32 = 1;
 /// How long the gathering then stays off.
 const HOLD_OFF: Duration = Duration::from_secs(1);
 
@@ -100,13 +105,15 @@ pub(super) struct Posted {
     /// Writes served so far, and those of them that an exit found.
     served: AtomicU64,
     found_by_exits: AtomicU64,
+    /// Exits while something may be gathered.
+    exits: AtomicU64,
 }
 
 impl Posted {
     /// Nothing is gathered yet, and nothing ever is without a `ring`.
     pub(super) fn new(kvm: Arc<dyn Gather>, ring: Option<Arc<WriteRing>>) -> Self {
-        let (served, found_by_exits) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { kvm, ring, gathering: AtomicBool::new(false), served, found_by_exits }
+        let [served, found_by_exits, exits] = [const { AtomicU64::new(0) }; 3];
+        Self { kvm, ring, gathering: AtomicBool::new(false), served, found_by_exits, exits }
     }
 
     /// Serves what was gathered, before an exit is served. Costs a load while nothing is gathered.
@@ -115,6 +122,7 @@ impl Posted {
         if self.gathering.load(Ordering::SeqCst) {
             let found = self.serve(ports);
             self.found_by_exits.fetch_add(found, Ordering::Relaxed);
+            self.exits.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -167,6 +175,8 @@ pub(super) struct Gathering {
     /// What the last tick saw.
     bytes: u64,
     found_by_exits: u64,
+    /// Exits when a tick or an exit last found something.
+    exits: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +191,7 @@ enum State {
 
 impl Gathering {
     pub(super) fn new(flow: Arc<Flow>) -> Self {
-        Self { flow, state: State::Off { until: None }, bytes: 0, found_by_exits: 0 }
+        Self { flow, state: State::Off { until: None }, bytes: 0, found_by_exits: 0, exits: 0 }
     }
 
     /// How long the event loop may sleep from `now` on; `None` for as long as it likes.
@@ -216,6 +226,7 @@ impl Gathering {
         };
         self.bytes = self.flow.bytes.load(Ordering::Relaxed);
         self.found_by_exits = posted.found_by_exits.load(Ordering::Relaxed);
+        self.exits = posted.exits.load(Ordering::Relaxed);
     }
 
     fn tick(&mut self, now: Instant, posted: &Posted, ports: &Bus) {
@@ -224,16 +235,21 @@ impl Gathering {
         let found = posted.serve(ports);
         let bytes = self.flow.bytes.load(Ordering::Relaxed);
         let quiet = if found == 0 && bytes == self.bytes { quiet + 1 } else { 0 };
+        let exits = posted.exits.load(Ordering::Relaxed);
         let starved = match found {
+            _ if by_exits != self.found_by_exits => 0,
             0 => starved,
-            _ if by_exits == self.found_by_exits => starved + 1,
-            _ => 0,
+            _ if exits != self.exits => starved + WAITED,
+            _ => starved + ALONE,
         };
+        if found > 0 || by_exits != self.found_by_exits {
+            self.exits = exits;
+        }
         (self.bytes, self.found_by_exits) = (bytes, by_exits);
         self.state = State::On { next: now + TICK, quiet, starved };
-        if quiet >= QUIET_TICKS || starved >= STARVED_TICKS {
+        if quiet >= QUIET_TICKS || starved >= PATIENCE {
             posted.stop(ports);
-            self.state = State::Off { until: (starved >= STARVED_TICKS).then_some(now + HOLD_OFF) };
+            self.state = State::Off { until: (starved >= PATIENCE).then_some(now + HOLD_OFF) };
             self.flow.bursting.store(false, Ordering::SeqCst);
         }
     }

@@ -374,8 +374,9 @@ fn a_driver_that_waits_is_not_held_up() {
     let mut events = Loop::new(Kvm::default());
     events.send(2 * BURST);
     events.pass(TICK);
-    for _ in 0..STARVED_TICKS {
+    for _ in 0..PATIENCE / WAITED {
         assert!(events.gathers());
+        assert_eq!(events.bench.inb(IIR_FCR) & 0x0f, 0x01);
         events.send(16);
         events.pass(TICK);
     }
@@ -388,6 +389,32 @@ fn a_driver_that_waits_is_not_held_up() {
     events.send(BURST);
     events.pass(HOLD_OFF);
     assert!(events.gathers(), "it is tried again later");
+}
+
+/// Proves that a vCPU that gets little of its CPU, so that it fills its bursts over several ticks, is not taken for one that
+/// waits; and that one that makes no exit at all is, after a while.
+#[test]
+fn a_slow_driver_does_not_wait() {
+    let mut events = Loop::new(Kvm::default());
+    events.send(2 * BURST);
+    events.pass(TICK);
+    for _ in 0..100 {
+        for _ in 0..4 {
+            events.send(4);
+            events.pass(TICK);
+            events.pass(TICK);
+        }
+        events.send(1);
+        events.bench.inb(IIR_FCR);
+        events.pass(TICK);
+        assert!(events.gathers());
+    }
+    for _ in 0..PATIENCE {
+        assert!(events.gathers());
+        events.send(16);
+        events.pass(TICK);
+    }
+    assert!(!events.gathers());
 }
 
 /// Proves that a slow flow is no burst.
