@@ -349,6 +349,44 @@ fn ram_from_a_pool_of_huge_pages() {
     refused(&ran, &["65 MiB is not a multiple of 2M; 64 MiB or 66 MiB is"]);
 }
 
+/// Starts a guest with these options, its CPUs locked in a folder of the test's own.
+fn start_alone(folder: &tempfile::TempDir, file: &tempfile::NamedTempFile, options: &[&str]) -> Child {
+    fs::write(file.path(), waiting().elf()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+    command.env("RINGFENCE_RUNTIME", folder.path()).args(["run", "--initrd", "none", "--timeout", "60", "--kernel"]);
+    command.arg(file.path()).args(options).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Proves that --guarantee gives reserved RAM and a CPU of its own to each vCPU, that no thread of ringfence but one may run
+/// there where there are CPUs enough, and that CPUs and RAM that the host has not are refused with every reason at once.
+#[test]
+fn a_guarantee_is_both_or_every_reason() {
+    if !kvm_works() {
+        return;
+    }
+    let (folder, file) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let memory = MEMORY.to_string();
+    let machine = Running::up(start_alone(&folder, &file, &["--guarantee", "--memory", &memory]), MEMORY);
+    let ram = machine.ram();
+    assert_eq!((ram.resident, ram.locked, ram.mergeable), (MEMORY, MEMORY, 0), "{ram:?}");
+    assert_eq!(ram.nodes.len(), 1, "{ram:?}");
+    let threads = Process::new(&Root::default(), machine.pid()).threads();
+    let (vcpus, others): (Vec<_>, Vec<_>) = threads.iter().partition(|thread| thread.name.starts_with("vcpu"));
+    assert!(vcpus.len() == 1 && vcpus[0].affinity.len() == 1, "{threads:?}");
+    let cpu = vcpus[0].affinity.iter().next().unwrap();
+    if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) {
+        // KVM's own threads are the kernel's to place.
+        let ours = others.iter().filter(|thread| !thread.name.starts_with("kvm"));
+        assert!(ours.clone().count() > 0 && ours.clone().all(|t| !t.affinity.contains(cpu)), "{threads:?}");
+    }
+    drop(machine);
+    let ran = finish(start_alone(&folder, &file, &["--guarantee", "--cpus", "200", "--memory", "64T"]));
+    refused(&ran, &["ringfence: this host cannot give what was asked for:\n  - ", "200", "\n  - --memory 64 TiB with"]);
+    let ran = finish(start_alone(&folder, &file, &["--guarantee", "--pin", "off"]));
+    refused(&ran, &["--guarantee gives each vCPU a CPU of its own"]);
+}
+
 /// Proves that a guest that takes all it can get has exactly its RAM and at most its vCPUs' time: by the resident set and the
 /// threads' times over seconds, and by a control group whose limit is RAM and the documented overhead, in which nothing fails.
 #[test]

@@ -12,6 +12,7 @@ use super::load::{self, LoadError, Loaded};
 use super::outcome::Outcome;
 use super::posted::Posted;
 use super::power::Power;
+use super::refusal::{self, Refusals};
 use super::report::{ExitCounts, Phase, Report, Timeline};
 use super::reserve::{self, ReserveError};
 use super::signals::{self, Signals};
@@ -20,7 +21,7 @@ use super::trim;
 use super::vcpu::Shared;
 use super::vm::{KvmTime, Start, VmError};
 use crate::bus::BusError;
-use crate::config::{Halt, IrqChip, MachineConfig};
+use crate::config::{Granted, Halt, IrqChip, MachineConfig};
 use crate::console::{self, Console, ConsoleError};
 use crate::devices::Milestone;
 use crate::host::{Flavour, Root};
@@ -39,6 +40,14 @@ pub enum MachineError {
     /// Guest RAM, as it was asked for.
     #[error(transparent)]
     Reserve(#[from] ReserveError),
+    /// Neither CPUs nor RAM: every reason.
+    #[error("this host cannot give what was asked for:\n  - {cores}{}", ram.lines())]
+    Neither {
+        /// Why not the CPUs.
+        cores: AllocationError,
+        /// Why not the RAM.
+        ram: Refusals,
+    },
     /// A signal that ends the machine came before it ran.
     #[error("ended by signal {0} before the guest started")]
     Signalled(i32),
@@ -134,10 +143,12 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let signals = Signals::new().map_err(host("take signals as events"))?;
         signals::install_kick().map_err(host("install the signal that stops vCPUs"))?;
-        let allocation = Allocation::take(&config.placement, config.cpus)?.map(Arc::new);
-        let cpus = allocation.as_ref().map(|allocation| allocation.granted().vcpu_cpus());
-        let backing = reserve::plan(&config.ram_policy, config.memory, cpus.as_ref(), &Root::default())
-            .map_err(ReserveError::from)?;
+        let allocation = Allocation::take(&config.placement, config.cpus);
+        let granted = allocation.as_ref().ok().and_then(|allocation| allocation.as_ref().map(Allocation::granted));
+        let cpus = granted.map(Granted::vcpu_cpus);
+        let backing = reserve::plan(&config.ram_policy, config.memory, cpus.as_ref(), &Root::default());
+        let (allocation, backing) = refusal::both(allocation, backing)?;
+        let allocation = allocation.map(Arc::new);
         reserve::raise_lock_limit(&backing);
         let ram = Arc::new(GuestRam::new(config.memory, &backing)?);
         let power = Arc::new(Power::new().map_err(host("make an event descriptor"))?);
@@ -146,7 +157,7 @@ impl Machine {
         let sandbox = Arc::new(Sandbox::prepare(Layers::from(config.sandbox), console::give_back)?);
         let confines = Confines { sandbox: sandbox.clone(), allocation: allocation.clone() };
         let mut threads = Threads::start(kvm, request, ram.clone(), power.clone(), confines, timeline.clone())?;
-        reserve::prefault(&ram, &signals, taken)?;
+        reserve::prefault(&ram, &signals, allocation.as_deref().map(Allocation::granted), taken)?;
         let Loaded { start, format, mut warnings, notes } = load::load(config, &ram)?;
         reserve::verify(&ram)?;
         warnings.extend(allocation.iter().flat_map(|allocation| allocation.warnings().to_vec()));

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use super::build::MachineError;
+use super::reserve::ReserveError;
 use crate::config::HugePage;
+use crate::memory::Backing;
+use crate::placement::AllocationError;
 use crate::units::{ByteSize, CpuList};
 
 /// One reason why RAM cannot be had as asked for.
@@ -168,7 +172,26 @@ impl fmt::Display for Refusals {
         if let [only] = &self.0[..] {
             return only.fmt(f);
         }
-        f.write_str("this host cannot give the RAM that was asked for:")?;
-        self.0.iter().try_for_each(|refusal| write!(f, "\n  - {refusal}"))
+        write!(f, "this host cannot give the RAM that was asked for:{}", self.lines())
+    }
+}
+
+impl Refusals {
+    /// A line for each, in front of which the line ends.
+    pub(super) fn lines(&self) -> String {
+        self.0.iter().map(|refusal| format!("\n  - {refusal}")).collect()
+    }
+}
+
+/// CPUs and RAM, or every reason why not.
+pub(super) fn both<A>(
+    cores: Result<A, AllocationError>,
+    ram: Result<Backing, Refusals>,
+) -> Result<(A, Backing), MachineError> {
+    match (cores, ram) {
+        (Ok(cores), Ok(ram)) => Ok((cores, ram)),
+        (Err(cores), Err(ram)) => Err(MachineError::Neither { cores, ram }),
+        (Err(cores), Ok(_)) => Err(cores.into()),
+        (Ok(_), Err(ram)) => Err(ReserveError::from(ram).into()),
     }
 }

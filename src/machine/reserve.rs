@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::build::MachineError;
 use super::refusal::{Place, Refusal, Refusals};
 use super::signals::Signals;
-use crate::config::{HugePage, NodeChoice, RamPolicy, Transparent};
+use crate::config::{Granted, HugePage, NodeChoice, RamPolicy, Transparent};
 use crate::host::Root;
 use crate::host::cgroup::Ceiling;
 use crate::host::cpus::Cpus;
@@ -229,15 +229,32 @@ pub(super) fn raise_lock_limit(backing: &Backing) {
     }
 }
 
+/// Keeps this thread, and those it starts, to the machine's own CPUs, so that taking RAM disturbs no other guest on its. Where
+/// each thread goes for good is settled later.
+fn keep_to(granted: &Granted) {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+    let mut set = CpuSet::new();
+    let cpus = granted.vcpu_cpus().iter().chain(granted.vmm.iter()).collect::<CpuList>();
+    cpus.iter().filter(|cpu| (*cpu as usize) < CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu as usize));
+    if set.count() > 0 {
+        // Where this thread cannot be moved it takes RAM from where it is.
+        let _ = sched_setaffinity(None, &set);
+    }
+}
+
 /// Takes all of RAM, where it is to be there from the start. A signal that ends the machine ends this, too. `progress` is told
 /// how much is there.
 pub(super) fn prefault(
     ram: &GuestRam,
     signals: &Signals,
+    granted: Option<&Granted>,
     progress: &mut dyn FnMut(ByteSize),
 ) -> Result<(), MachineError> {
     if !ram.backing().prefault {
         return Ok(());
+    }
+    if let Some(granted) = granted {
+        keep_to(granted);
     }
     let root = Root::default();
     let size = ram.size();

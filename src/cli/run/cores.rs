@@ -44,12 +44,19 @@ pub struct CoreArgs {
 }
 
 impl CoreArgs {
-    /// What was typed, checked against the number of vCPUs. `name` is told to whoever wants the same CPUs.
+    /// What was typed, checked against the number of vCPUs. `name` is told to whoever wants the same CPUs. Strict
+    /// pinning is the default with a list, and when it is `guaranteed`.
     ///
     /// # Errors
     /// Wishes that contradict each other.
-    pub fn policy(&self, vcpus: u32, name: &str) -> anyhow::Result<Placement> {
-        let pin = self.pin.unwrap_or(if self.cpuset_cpus.is_some() { Pin::Strict } else { Pin::Off });
+    pub fn policy(&self, vcpus: u32, name: &str, guaranteed: bool) -> anyhow::Result<Placement> {
+        let by_default = if self.cpuset_cpus.is_some() || guaranteed { Pin::Strict } else { Pin::Off };
+        let pin = self.pin.unwrap_or(by_default);
+        if guaranteed && pin == Pin::Off {
+            anyhow::bail!(
+                "--guarantee gives each vCPU a CPU of its own: leave out --pin off, or use --reserve without --guarantee"
+            );
+        }
         let placement = Placement {
             cpus: self.cpuset_cpus.clone(),
             pin,

@@ -66,7 +66,11 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
         irqchip: args.irqchip,
         entry: args.entry,
         cache: Some(cache),
-        placement: args.cores.policy(args.cpus, args.name.as_ref().map_or("", MachineName::as_str))?,
+        placement: args.cores.policy(
+            args.cpus,
+            args.name.as_ref().map_or("", MachineName::as_str),
+            args.ram.guarantees(),
+        )?,
         ram_policy: args.ram.policy()?,
         sandbox: args.sandbox.policy()?,
         listing: Some(listing(args)),

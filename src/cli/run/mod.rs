@@ -97,7 +97,7 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
     let console = Console::open(&args.console)?;
     let config = guest::configure(args, flavour, &console)?;
     config.check()?;
-    if config.ram_policy.pool.is_none() {
+    if !config.ram_policy.is_there_from_the_start() {
         check_memory(config.memory)?;
     }
     timeline.reach(Phase::Configured);

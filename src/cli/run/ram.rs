@@ -33,6 +33,13 @@ pub struct RamArgs {
     /// RAM that is there, locked, local and unshared: --prefault --lock --numa-node auto --no-merge
     #[arg(long)]
     reserve: bool,
+    /// An allocation of one's own, or no machine: --pin strict and --reserve, or every reason why not
+    ///
+    /// Each vCPU gets a CPU that no other ringfence guest has, chosen as `ringfence check` proposes unless --cpuset-cpus names
+    /// them, and all RAM is taken from those CPUs' NUMA node and locked before the guest starts. All of it is read back from the
+    /// kernel.
+    #[arg(long)]
+    guarantee: bool,
 }
 
 impl RamArgs {
@@ -46,7 +53,12 @@ impl RamArgs {
             node: self.numa_node.unwrap_or_default(),
             no_merge: self.no_merge,
         };
-        Ok(if self.reserve { policy.reserve() } else { policy })
+        Ok(if self.reserve || self.guarantee { policy.reserve() } else { policy })
+    }
+
+    /// Whether CPUs of its own belong to what was asked for.
+    pub(super) fn guarantees(&self) -> bool {
+        self.guarantee
     }
 }
 
