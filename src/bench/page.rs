@@ -55,8 +55,17 @@ impl Page {
         self
     }
 
-    /// Adds a table; wide ones scroll by themselves.
+    /// Adds a table of figures; wide ones scroll by themselves.
     pub fn table(&mut self, table: &Table) -> &mut Self {
+        self.table_of("figures", table)
+    }
+
+    /// Adds a table of words, which wrap.
+    pub fn words(&mut self, table: &Table) -> &mut Self {
+        self.table_of("words", table)
+    }
+
+    fn table_of(&mut self, class: &str, table: &Table) -> &mut Self {
         let cells = |cells: &[String], tag: &str| {
             let each = cells.iter().enumerate().map(|(i, cell)| {
                 let tag = if i == 0 { "th scope=\"row\"" } else { tag };
@@ -64,7 +73,8 @@ impl Page {
             });
             each.collect::<String>()
         };
-        let _ = writeln!(self.body, "<div class=\"scroll\"><table><caption>{}</caption>", escaped(table.title()));
+        let title = escaped(table.title());
+        let _ = writeln!(self.body, "<div class=\"scroll\"><table class=\"{class}\"><caption>{title}</caption>");
         let _ = writeln!(self.body, "<thead><tr>{}</tr></thead><tbody>", cells(table.heads(), "th"));
         for row in table.cells() {
             let _ = writeln!(self.body, "<tr>{}</tr>", cells(row, "td"));
