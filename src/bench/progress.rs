@@ -1,5 +1,6 @@
 //! What is being done and how long the rest takes, on standard error: one changing line on a terminal, plain lines elsewhere.
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use super::clock::Instant;
 
 /// The line is drawn at least this often, so that the clock goes on.
 const TICK: Duration = Duration::from_millis(250);
+/// Away from a terminal, lines come no closer than this.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Work in steps whose expected times are known roughly, so that the time left can be told from the start.
 #[derive(Debug)]
@@ -19,6 +22,7 @@ pub struct Progress {
     /// Of the steps done, expected.
     done: f64,
     began: Instant,
+    said: Cell<Option<Instant>>,
 }
 
 impl Progress {
@@ -31,7 +35,7 @@ impl Progress {
             bar.enable_steady_tick(TICK);
             bar
         });
-        Self { bar, total: total.max(1e-9), done: 0.0, began: Instant::now() }
+        Self { bar, total: total.max(1e-9), done: 0.0, began: Instant::now(), said: Cell::new(None) }
     }
 
     /// A step begins.
@@ -42,7 +46,11 @@ impl Progress {
                 bar.set_prefix(left);
                 bar.set_message(what.to_owned());
             }
-            None => eprintln!("ringfence: {what} ({left} left)"),
+            None if self.said.get().is_some_and(|said| said.elapsed() < QUIET) => {}
+            None => {
+                self.said.set(Some(Instant::now()));
+                eprintln!("ringfence: {what} ({left} left)");
+            }
         }
     }
 
