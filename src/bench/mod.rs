@@ -9,16 +9,19 @@
 //! - [`container`]: a root file system made here, run by runc, crun, youki, podman, docker and nerdctl;
 //! - [`child`], [`footprint`], [`cgroup`]: programs started and surely ended, their memory, their control group;
 //! - [`seccomp`], [`bpf`]: the system calls that a running thread's filters let through;
+//! - [`boot`]: starts of all of them, timed; [`diff`]: two such reports beside each other;
 //! - [`table`], [`plot`], [`page`]: results for a terminal, as SVG, and as one HTML file;
 //! - [`progress`]: what is being done and how long the rest takes;
 //! - [`compare`]: `ringfence compare`.
 
+pub mod boot;
 pub mod bpf;
 pub mod cgroup;
 pub mod child;
 pub mod clock;
 pub mod compare;
 pub mod container;
+pub mod diff;
 pub mod environment;
 pub mod footprint;
 pub mod page;

@@ -8,6 +8,9 @@ macro_rules! eprintln {
     }};
 }
 
+pub mod bench;
+mod bench_boot;
+mod bench_compare;
 pub mod check;
 pub mod compare;
 pub mod docs;
@@ -47,6 +50,7 @@ enum Command {
     Check(check::CheckArgs),
     Compare(compare::CompareArgs),
     Kernel(kernel::KernelArgs),
+    Bench(bench::BenchArgs),
     #[command(hide = true)]
     Docs(docs::DocsArgs),
 }
@@ -73,6 +77,7 @@ pub fn main() -> i32 {
         Command::Check(args) => check::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Kernel(args) => kernel::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Docs(args) => docs::run(&args, Cli::command()),
     };
     result.unwrap_or_else(|error| {

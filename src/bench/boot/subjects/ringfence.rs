@@ -1,0 +1,56 @@
+//! ringfence itself, by the flags a user would give.
+
+use std::path::PathBuf;
+
+use super::{Found, Kind, Order, Subject, Workshop, command};
+use crate::bench::boot::attempt::{Attempt, AttemptError};
+use crate::bench::boot::guest::Guest;
+
+/// Name of the subject with a distribution's kernel.
+pub const DISTRIBUTION: &str = "ringfence-distro";
+
+struct Ringfence {
+    name: &'static str,
+    program: PathBuf,
+    guest: Guest,
+}
+
+pub(super) fn find(shop: &Workshop<'_>, guest: &Guest) -> Found {
+    Ok(Box::new(Ringfence { name: "ringfence", program: shop.ringfence.to_owned(), guest: guest.clone() }))
+}
+
+pub(super) fn find_distribution(shop: &Workshop<'_>) -> Found {
+    let guest = shop.distribution.clone()?;
+    Ok(Box::new(Ringfence { name: DISTRIBUTION, program: shop.ringfence.to_owned(), guest }))
+}
+
+impl Subject for Ringfence {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Monitor
+    }
+
+    fn version(&self) -> Option<&str> {
+        Some(concat!("ringfence ", env!("CARGO_PKG_VERSION")))
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let initrd = self.guest.initrd(false).map(ToOwned::to_owned);
+        [self.program.clone(), self.guest.kernel(false).to_owned()].into_iter().chain(initrd).collect()
+    }
+
+    fn attempt(&self, order: &Order<'_>) -> Result<Attempt<'_>, AttemptError> {
+        let size = format!("run --cpus {} --memory {}M", order.shape.cpus, order.shape.mib());
+        let mut command = command(&self.program, &size);
+        command.arg("--kernel").arg(self.guest.kernel(order.hold));
+        command.arg("--initrd").arg(self.guest.initrd(order.hold).unwrap_or("none".as_ref()));
+        command.arg("--cmdline-only").arg(&self.guest.cmdline);
+        if let Some(report) = order.report {
+            command.arg("--report").arg(report);
+        }
+        Ok(Attempt { report: order.report.map(ToOwned::to_owned), ..Attempt::new(command) })
+    }
+}

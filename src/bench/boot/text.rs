@@ -1,0 +1,293 @@
+//! Results for a terminal of 80 columns.
+
+use std::fmt::Write;
+
+use super::memory::Memory;
+use super::phases::{Part, Phases};
+use super::results::{Group, Measure, Results, Series, SubjectResult};
+use super::sweep::Axis;
+use crate::bench::statistics::{Estimate, Summary};
+use crate::bench::table::{self, Table, WIDTH, ratio, size, time, wrap};
+
+/// A part of a bar for each of [`Part::ALL`], in characters that a terminal without colours tells apart.
+const FILL: [char; 5] = ['█', '▓', '▒', '░', '·'];
+/// Columns of the longest bar.
+const BAR: usize = 44;
+
+/// Everything as text.
+pub fn render(results: &Results) -> String {
+    let mut out = String::new();
+    for group in &results.groups {
+        let _ = writeln!(out, "== {} ==\n", group.title);
+        for measure in Measure::ALL {
+            out.extend(times(group, measure, Detail::Half).map(|table| table.render() + "\n"));
+        }
+        out += &bars(group);
+        out.extend(memory(group).map(|table| table.render() + "\n"));
+        out.extend(loads(results, group.name).map(|table| table.render() + "\n"));
+        out.extend(growths(results, group.name).map(|table| table.render() + "\n"));
+        out += &notes(group);
+    }
+    if let Some(harness) = &results.harness {
+        let [value, low, high] =
+            [harness.overhead_us.value, harness.overhead_us.interval.low, harness.overhead_us.interval.high];
+        let text = format!(
+            "The harness adds {value:.0} us [{low:.0}, {high:.0}] to a start (median of {} pairs with a bare posix_spawn and \
+             wait); the middle half of a plain process's runs lies within {:.0} % of their median.",
+            harness.runs,
+            harness.spread * 100.0
+        );
+        paragraph(&mut out, "", &text);
+    }
+    for warning in &results.warnings {
+        paragraph(&mut out, "warning: ", &format!("{}. {}", warning.what, warning.advice));
+    }
+    out
+}
+
+fn paragraph(out: &mut String, mark: &str, text: &str) {
+    for (i, line) in wrap(&format!("{mark}{}", table::printable(text)), WIDTH).into_iter().enumerate() {
+        let _ = writeln!(out, "{}{line}", if i == 0 { "" } else { "  " });
+    }
+}
+
+/// Milliseconds with three digits, without the unit.
+pub(super) fn ms(us: f64) -> String {
+    ratio(us / 1e3)
+}
+
+/// A figure with its interval: `1.04 [1.01, 1.08]`.
+fn estimate(estimate: &Estimate) -> String {
+    let interval = estimate.interval;
+    format!("{} [{}, {}]", fraction(estimate.value), fraction(interval.low), fraction(interval.high))
+}
+
+/// Half an estimate's interval as a share of it: ` ±12 %`; nothing for a single run, which says nothing of the next.
+fn half(estimate: &Estimate, runs: usize) -> String {
+    let interval = estimate.interval;
+    let share = (interval.high - interval.low) / 2.0 / estimate.value * 100.0;
+    if runs < 2 || !share.is_finite() { String::new() } else { format!(" ±{share:.0}%") }
+}
+
+/// A ratio, the small ones as a fraction: `24.9`, `1/220`.
+fn fraction(value: f64) -> String {
+    if value > 0.0 && value < 0.095 { format!("1/{}", ratio(1.0 / value)) } else { ratio(value) }
+}
+
+/// How closely a table shows how far its figures can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// By half the interval, for a terminal.
+    Half,
+    /// By both ends of the interval.
+    Ends,
+}
+
+/// The table of one measure; `None` when nobody has it.
+pub(super) fn times(group: &Group, measure: Measure, detail: Detail) -> Option<Table> {
+    let rows: Vec<(&SubjectResult, &Series, &Summary)> = group
+        .subjects
+        .iter()
+        .filter_map(|subject| {
+            let series = subject.series(measure)?;
+            Some((subject, series, series.summary.as_ref()?))
+        })
+        .collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let base = group.baseline.clone().unwrap_or_default();
+    let heads = ["ms", "runs", "p50", "p90", "p99", "max", "mean", "ratio"];
+    let mut table = Table::new(measure.title(), &heads);
+    for (subject, series, summary) in &rows {
+        let [p50, p90, p99, max] = [summary.p50, summary.p90, summary.p99, summary.max].map(ms);
+        let ratio = series.ratio.as_ref().filter(|_| rows.len() > 1);
+        let (mean, ratio) = match detail {
+            Detail::Half => {
+                let mean = ms(summary.mean.value) + &half(&summary.mean, summary.count);
+                (mean, ratio.map(|r| fraction(r.value) + &half(r, series.us.len())))
+            }
+            Detail::Ends => {
+                let ends = [summary.mean.interval.low, summary.mean.interval.high].map(ms);
+                (format!("{} [{}, {}]", ms(summary.mean.value), ends[0], ends[1]), ratio.map(estimate))
+            }
+        };
+        let count = summary.count.to_string();
+        table.row([subject.name.clone(), count, p50, p90, p99, max, mean, ratio.unwrap_or_default()]);
+    }
+    let trust = match detail {
+        Detail::Half => "±: half the 95 % interval",
+        Detail::Ends => "[ ]: 95 % interval",
+    };
+    let to =
+        if rows.len() > 1 { format!("ratio: to {base}, median of the ratios turn by turn; ") } else { String::new() };
+    table.note(to + trust);
+    Some(table)
+}
+
+/// A bar for each subject, its phases one after the other, and ringfence's phases by name.
+fn bars(group: &Group) -> String {
+    let phased: Vec<_> = group.subjects.iter().filter_map(|s| Some((s, s.phases.as_ref()?))).collect();
+    let longest = phased.iter().map(|(_, phases)| phases.whole_us).fold(0.0, f64::max);
+    if longest <= 0.0 {
+        return String::new();
+    }
+    let each = unlike(group);
+    let mut out = format!("Phases, exec to exit: means of runs of their own{}\n", if each { EACH } else { "" });
+    let legend: Vec<_> = Part::ALL.iter().zip(FILL).map(|(part, fill)| format!("{fill} {}", part.name())).collect();
+    let _ = writeln!(out, "{}", legend.join("  "));
+    for (subject, phases) in &phased {
+        let bar = bar(phases, if each { phases.whole_us } else { longest });
+        let _ = writeln!(out, "{:<16} {bar} {}", cut(&subject.name, 16), time(phases.whole_us));
+    }
+    for (subject, phases) in phased.iter().filter(|(_, phases)| phases.phases.len() > 3) {
+        let title = format!("\nPhases of {}", subject.name);
+        let mut table = Table::new(title, &["phase", "ms", "share"]);
+        for phase in &phases.phases {
+            let share = format!("{:.1} %", 100.0 * phase.mean_us / phases.whole_us);
+            table.row([phase.name.to_owned(), ms(phase.mean_us), share]);
+        }
+        table.note(sum(phases));
+        out += &table.render();
+    }
+    out + "\n"
+}
+
+/// Why bars of very different subjects are equally long.
+pub(super) const EACH: &str = "; each bar is a whole of its own";
+
+/// Whether the shortest whole would be too short to see beside the longest.
+pub(super) fn unlike(group: &Group) -> bool {
+    let wholes = || group.subjects.iter().filter_map(|subject| Some(subject.phases.as_ref()?.whole_us));
+    wholes().fold(0.0, f64::max) > 20.0 * wholes().fold(f64::INFINITY, f64::min)
+}
+
+/// What the phases leave of the whole.
+pub(super) fn sum(phases: &Phases) -> String {
+    let odd = if phases.odd_runs > 0 {
+        format!("; {} runs came by other points and are left out", phases.odd_runs)
+    } else {
+        String::new()
+    };
+    let runs = if phases.runs == 1 { "1 run".to_owned() } else { format!("{} runs", phases.runs) };
+    format!(
+        "{runs}, {} in all; the phases leave {:.1} us of it unexplained{odd}",
+        time(phases.whole_us),
+        phases.unexplained_us
+    )
+}
+
+/// Cells of a bar: each part as long as its share of the longest whole, rounded so that the bar's length is right.
+fn bar(phases: &Phases, longest: f64) -> String {
+    let mut bar = String::new();
+    let mut until = 0.0;
+    let mut cells = 0;
+    for phase in &phases.phases {
+        until += phase.mean_us;
+        let end = (until / longest * BAR as f64).round() as usize;
+        let fill = Part::ALL.iter().position(|part| *part == phase.part).map_or(' ', |i| FILL[i]);
+        bar.extend(std::iter::repeat_n(fill, end.saturating_sub(cells)));
+        cells = cells.max(end);
+    }
+    if bar.is_empty() { "▏".to_owned() } else { bar }
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width { text.to_owned() } else { text.chars().take(width - 1).chain(['…']).collect() }
+}
+
+/// What each takes of the host's memory.
+pub(super) fn memory(group: &Group) -> Option<Table> {
+    let rows: Vec<(&str, &Memory)> =
+        group.subjects.iter().filter_map(|subject| Some((&*subject.name, subject.memory.as_ref()?))).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let title = "Memory while the payload runs: proportional set size";
+    let mut table = Table::new(title, &["subject", "processes", "PSS", "of it guest RAM", "rest", "daemons"]);
+    for (name, memory) in rows {
+        let ram = memory.guest_ram_bytes;
+        let rest = size(memory.pss_bytes.saturating_sub(ram.unwrap_or(0)));
+        let ram = ram.map_or("-".to_owned(), size);
+        let daemons = if memory.daemons.is_empty() { "-".to_owned() } else { size(memory.daemons_pss_bytes) };
+        table.row([name.to_owned(), memory.own.len().to_string(), size(memory.pss_bytes), ram, rest, daemons]);
+        let names: Vec<_> = memory.daemons.iter().map(|daemon| daemon.name.clone()).collect();
+        if !names.is_empty() {
+            table.note(format!("{name} needs {}, shared by all its containers", names.join(" and ")));
+        }
+    }
+    Some(table)
+}
+
+/// Several at once.
+pub(super) fn loads(results: &Results, group: &str) -> Option<Table> {
+    let rows: Vec<_> = results.loads.iter().filter(|load| load.group == group).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let title = "Several at once: starts a second, and ms from exec to the payload's line";
+    let mut table = Table::new(title, &["subject", "at once", "starts", "a second", "p50", "p90", "p99", "failed"]);
+    for load in rows {
+        let [p50, p90, p99] = load.userspace.as_ref().map_or([f64::NAN; 3], |s| [s.p50, s.p90, s.p99]).map(ms);
+        let (starts, failed) = (load.starts.to_string(), load.failures.len().to_string());
+        table.row([
+            load.subject.clone(),
+            load.at_once.to_string(),
+            starts,
+            ratio(load.per_second),
+            p50,
+            p90,
+            p99,
+            failed,
+        ]);
+    }
+    Some(table)
+}
+
+/// Growth with the size.
+pub(super) fn growths(results: &Results, group: &str) -> Option<Table> {
+    let rows: Vec<_> = results.growths.iter().filter(|growth| growth.group == group).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let title = "Growth of exec to the payload's line with the guest's size";
+    let mut table = Table::new(title, &["subject", "more ms", "for each", "at zero", "sizes", "failed"]);
+    for growth in rows {
+        let [slope, zero] = growth.line.map_or([f64::NAN; 2], |line| [line.slope_us, line.at_zero_us]).map(ms);
+        let (sizes, failed) = (growth.points.len().to_string(), growth.failures.len().to_string());
+        table.row([growth.subject.clone(), slope, growth.axis.unit().to_owned(), zero, sizes, failed]);
+    }
+    table.note("a straight line through all samples by the median of their pairwise slopes (Theil, Sen)");
+    for axis in [Axis::Memory, Axis::Cpus] {
+        for growth in results.growths.iter().filter(|g| g.group == group && g.axis == axis) {
+            let points = growth.points.iter().map(|(x, sample)| format!("{x}: {}", ms(sample.median())));
+            table.note(format!(
+                "{}, median ms by {}: {}",
+                growth.subject,
+                axis.title(),
+                points.collect::<Vec<_>>().join(", ")
+            ));
+        }
+    }
+    Some(table)
+}
+
+/// Outliers, failures and what could not run.
+fn notes(group: &Group) -> String {
+    let mut out = String::new();
+    for subject in &group.subjects {
+        for series in subject.series.iter().filter(|series| !series.outlier_turns.is_empty()) {
+            let turns: Vec<_> = series.outlier_turns.iter().map(ToString::to_string).collect();
+            let text = format!("{}, {}: turns {}", subject.name, series.measure.key(), turns.join(", "));
+            paragraph(&mut out, "outlier, in all figures: ", &text);
+        }
+        subject
+            .failures
+            .iter()
+            .for_each(|failure| paragraph(&mut out, "failed: ", &format!("{}: {failure}", subject.name)));
+    }
+    for not_run in &group.not_run {
+        paragraph(&mut out, "not run: ", &format!("{}: {}. {}", not_run.name, not_run.reason, not_run.remedy));
+    }
+    if out.is_empty() { out } else { out + "\n" }
+}
