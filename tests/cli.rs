@@ -119,7 +119,7 @@ fn no_machine_runs() {
     let said = |args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_ringfence"))
             .args(args)
-            .env("RINGFENCE_RUNTIME", folder.path().join("run"))
+            .env("RINGFENCE_RUNTIME", folder.path())
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -128,7 +128,7 @@ fn no_machine_runs() {
         text.replace(folder.path().to_str().unwrap(), "FOLDER") + "\n"
     };
     let mut text = said(&["ps"]) + &said(&["inspect", "web"]);
-    let run = folder.path().join("run");
+    let run = folder.path().join("machines");
     fs::create_dir(&run).unwrap();
     fs::set_permissions(&run, fs::Permissions::from_mode(0o700)).unwrap();
     fs::write(run.join("stale"), "{}").unwrap();

@@ -96,7 +96,8 @@ fn running_machines_are_listed() {
     signal(&idle, rustix::process::Signal::TERM);
     assert_eq!(finish(idle).status, Some(143));
     assert!(machines(runtime, <[Value]>::is_empty).is_empty());
-    assert_eq!(std::fs::read_dir(runtime).expect("it is there").count(), 0, "no file is left");
+    let left = std::fs::read_dir(runtime.join("machines")).expect("it is there");
+    assert_eq!(left.count(), 0, "no file is left");
 }
 
 /// Proves that `inspect` finds by name and by process the threads, the RAM and the confinement that there are, each from the
@@ -108,7 +109,9 @@ fn a_machine_is_inspected() {
     }
     let runtime = TempDir::new().expect("a folder");
     let runtime = runtime.path();
-    let child = start(runtime, &["--name", "seen", "--cpus", "2", "--memory", "3200M"], true);
+    let options =
+        ["--name", "seen", "--cpus", "2", "--memory", "3200M", "--no-merge", "--cpuset-cpus", "0", "--pin", "off"];
+    let child = start(runtime, &options, true);
     let output = ringfence(runtime, &["inspect", "--json", "seen"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let report = json(&output);
@@ -123,7 +126,7 @@ fn a_machine_is_inspected() {
         let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(|v| v[1..].trim().to_owned());
         assert_eq!(thread["affinity"].as_str(), field("Cpus_allowed_list").as_deref());
         assert_eq!(thread["seccomp_mode"].to_string(), field("Seccomp").expect("it is told"));
-        assert_eq!(thread["policy"], "SCHED_OTHER");
+        assert_eq!((thread["policy"].as_str(), thread["seccomp_mode"].as_u64()), (Some("SCHED_OTHER"), Some(2)));
     }
     let output = ringfence(runtime, &["inspect", &child.id().to_string()]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -135,7 +138,7 @@ fn a_machine_is_inspected() {
     }
     assert!(!text.contains('\x1b'), "{text}");
     // A record that asks for more than there is: the difference is shown and is the exit status.
-    let path = runtime.join("seen");
+    let path = runtime.join("machines/seen");
     let record = std::fs::read_to_string(&path).expect("the record is there");
     std::fs::write(&path, record.replace("\"vcpus\":2", "\"vcpus\":3")).expect("the record is there");
     let output = ringfence(runtime, &["inspect", "seen"]);

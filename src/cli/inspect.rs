@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::ps::{State, print, uptime};
 use super::table::{Mark, Section, Style, wrap};
 use crate::registry::{self, Allocation, Record, Running, Verdict};
+use crate::sandbox::ThreadKind;
 
 /// Version of the JSON report's schema; fields may be added under the same number, none is taken away or changed.
 const SCHEMA: u32 = 1;
@@ -41,6 +42,44 @@ struct Report<'a> {
     machine: &'a Record,
     compared: &'a [registry::Section],
     found: &'a Allocation,
+    /// What the filters of each kind of thread allow; empty for a machine that is not confined.
+    system_calls: &'a [Allowed],
+}
+
+/// The system calls that a kind of thread may make.
+#[derive(Serialize)]
+struct Allowed {
+    thread: String,
+    calls: Vec<Call>,
+}
+
+#[derive(Serialize)]
+struct Call {
+    call: &'static str,
+    /// With one of these arguments; empty: with any.
+    with: Vec<&'static str>,
+    purpose: &'static str,
+}
+
+impl Allowed {
+    /// The lists that the filters are made from. A machine of another version may have others.
+    fn of(record: &Record) -> Vec<Self> {
+        if !record.asked.confined || record.ringfence != env!("CARGO_PKG_VERSION") {
+            return Vec::new();
+        }
+        let list = |kind: ThreadKind| Self {
+            thread: kind.to_string(),
+            calls: kind
+                .rules()
+                .iter()
+                .map(|rule| {
+                    let with = rule.cases.iter().map(|case| case.text).collect();
+                    Call { call: rule.call, with, purpose: rule.purpose }
+                })
+                .collect(),
+        };
+        ThreadKind::ALL.map(list).into()
+    }
 }
 
 /// Runs `ringfence inspect`.
@@ -53,12 +92,24 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<i32> {
     let compared = found.compare(machine.record.pid, &machine.record.asked);
     let same = !compared.iter().flat_map(|s| &s.lines).any(|line| line.verdict == Verdict::Differs);
     let state = State::of(&machine, &found);
+    let system_calls = Allowed::of(&machine.record);
     let output = if args.json {
         let (record, user) = (&machine.record, machine.user);
-        let report = Report { schema: SCHEMA, same, user, state, machine: record, compared: &compared, found: &found };
+        let report = Report {
+            schema: SCHEMA,
+            same,
+            user,
+            state,
+            machine: record,
+            compared: &compared,
+            found: &found,
+            system_calls: &system_calls,
+        };
         serde_json::to_string_pretty(&report).context("cannot put the report into JSON")? + "\n"
     } else {
-        render(&machine, &found, state, &compared, same, Style::of_stdout())
+        let style = Style::of_stdout();
+        let first = introduce(&machine, &found, state).render(style);
+        first + "\n" + &lines(&compared, style) + &allowed(&system_calls, style) + &verdict(same, style)
     };
     print(&output)?;
     Ok(if same { 0 } else { DIFFERS })
@@ -86,30 +137,29 @@ fn find(wanted: &str) -> anyhow::Result<Running> {
     )
 }
 
-fn render(
-    machine: &Running,
-    found: &Allocation,
-    state: State,
-    compared: &[registry::Section],
-    same: bool,
-    style: Style,
-) -> String {
+/// What the machine is.
+fn introduce(machine: &Running, found: &Allocation, state: State) -> Section {
     let record = &machine.record;
-    let mut first = Section::new("Machine");
+    let mut section = Section::new("Machine");
     let up = found.uptime_seconds.map_or(String::new(), |s| format!(" for {}", uptime(s)));
-    first
+    section
         .row(Mark::None, "name", &record.name)
         .row(Mark::None, "state", format!("{}{up}", state.text()))
         .row(Mark::None, "process", format!("{}, user {}, ringfence {}", record.pid, machine.user, record.ringfence))
         .row(Mark::None, "kernel", record.kernel.to_string_lossy())
         .row(Mark::None, "console", &record.console);
     if let Some(initrd) = &record.initrd {
-        first.row(Mark::None, "initrd", initrd.to_string_lossy());
+        section.row(Mark::None, "initrd", initrd.to_string_lossy());
     }
     if !record.command.is_empty() {
-        first.row(Mark::None, "command", record.command.join(" "));
+        section.row(Mark::None, "command", record.command.join(" "));
     }
-    let mut out = first.render(style) + "\n";
+    section
+}
+
+/// What was asked for and what was found.
+fn lines(compared: &[registry::Section], style: Style) -> String {
+    let mut out = String::new();
     for section in compared {
         let mut table = Section::new(section.title);
         for line in &section.lines {
@@ -127,14 +177,26 @@ fn render(
         out += &table.render(style);
         out.push('\n');
     }
-    let verdict = if same {
+    out
+}
+
+fn allowed(all: &[Allowed], style: Style) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table = Section::new("System calls that the filters allow (with which arguments: --json)");
+    for Allowed { thread, calls } in all {
+        let names: Vec<_> = calls.iter().map(|call| call.call).collect();
+        table.row(Mark::None, format!("{thread} thread"), format!("{}: {}", names.len(), names.join(", ")));
+    }
+    table.render(style) + "\n"
+}
+
+fn verdict(same: bool, style: Style) -> String {
+    let text = if same {
         "All that was asked for was found."
     } else {
         "Not all that was asked for was found: see the lines above that differ."
     };
-    for line in wrap(verdict, style.width) {
-        out += &line;
-        out.push('\n');
-    }
-    out
+    wrap(text, style.width).join("\n") + "\n"
 }

@@ -8,6 +8,7 @@ use kvm_ioctls::Kvm;
 
 use super::attach::{Devices, attach};
 use super::events::{self, RunOptions};
+use super::listing;
 use super::load::{self, LoadError, Loaded};
 use super::outcome::Outcome;
 use super::posted::Posted;
@@ -27,7 +28,7 @@ use crate::devices::Milestone;
 use crate::host::{Flavour, Root};
 use crate::memory::{GuestRam, MemoryError};
 use crate::placement::{Allocation, AllocationError};
-use crate::registry::{RamPiece, Registration, RegistryError};
+use crate::registry::{Registration, RegistryError};
 use crate::sandbox::{Layers, Sandbox, SandboxError, ThreadKind};
 use crate::units::ByteSize;
 
@@ -162,8 +163,9 @@ impl Machine {
         reserve::verify(&ram)?;
         warnings.extend(allocation.iter().flat_map(|allocation| allocation.warnings().to_vec()));
         timeline.reach(Phase::Loaded);
-        let registration = register(config, &ram, &mut warnings)?;
         sandbox.complete(&console.folders())?;
+        let asked = listing::asked(config, allocation.as_deref(), &ram, &sandbox);
+        let registration = listing::register(config, asked, &ram, &mut warnings)?;
         let writer = start_writer(&console, &sandbox)?;
         let Made { vm, write_ring, .. } = threads.made(config.cpus)?;
         let (devices, buses) = attach(&vm, &power, &console)?;
@@ -264,27 +266,6 @@ impl Machine {
         served?;
         let report = report(&self.timeline, &self.devices, stopped?, self.shared.posted.served(), &self.time);
         Ok((outcome, report))
-    }
-}
-
-/// Puts the machine on the list. A machine that nobody gave a name runs without it where there can be no list.
-fn register(
-    config: &MachineConfig,
-    ram: &GuestRam,
-    warnings: &mut Vec<String>,
-) -> Result<Option<Registration>, MachineError> {
-    let Some(listing) = &config.listing else { return Ok(None) };
-    let pieces = ram
-        .regions()
-        .map(|r| RamPiece { guest_address: r.start, bytes: r.len, host_address: r.host_address })
-        .collect();
-    match Registration::new(listing, config, pieces) {
-        Ok(registration) => Ok(Some(registration)),
-        Err(error) if listing.name.is_none() => {
-            warnings.push(format!("`ringfence ps` will not show this machine: {error}"));
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -11,13 +11,13 @@ use rustix::process::geteuid;
 
 use super::RegistryError;
 
-/// This user's folder: `$RINGFENCE_RUNTIME`; else `$XDG_RUNTIME_DIR/ringfence` where that is this user's; else
+/// This user's folder: `$RINGFENCE_RUNTIME/machines`; else `$XDG_RUNTIME_DIR/ringfence` where that is this user's; else
 /// `/run/ringfence` for root and `/tmp/ringfence-UID` for others.
 pub fn own_folder() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let user = geteuid().as_raw();
     if let Some(folder) = set("RINGFENCE_RUNTIME") {
-        return folder;
+        return folder.join("machines");
     }
     match set("XDG_RUNTIME_DIR") {
         Some(folder) if fs::metadata(&folder).is_ok_and(|m| m.is_dir() && m.uid() == user) => folder.join("ringfence"),
@@ -35,13 +35,17 @@ pub fn folders() -> Vec<PathBuf> {
     }
     all.push(PathBuf::from("/run/ringfence"));
     all.extend(entries("/run/user").map(|path| path.join("ringfence")));
-    let prefixed =
-        |path: &PathBuf| path.file_name().and_then(OsStr::to_str).is_some_and(|n| n.starts_with("ringfence-"));
-    all.extend(entries("/tmp").filter(prefixed));
+    all.extend(entries("/tmp").filter(|path| is_a_users(path)));
     all.retain(|folder| folder.symlink_metadata().is_ok_and(|m| m.is_dir()));
     all.sort();
     all.dedup();
     all
+}
+
+/// Whether it is called `ringfence-UID`.
+fn is_a_users(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    name.strip_prefix("ringfence-").is_some_and(|user| user.parse::<u32>().is_ok())
 }
 
 fn entries(folder: &str) -> impl Iterator<Item = PathBuf> {

@@ -16,8 +16,8 @@ mod tests;
 pub use allocation::{Allocation, Line, Section, ThreadKind, Verdict};
 pub use folder::{folders, own_folder};
 pub use list::{Listed, Running, list};
-pub use record::{Asked, RamPiece, Record, SCHEMA};
-pub use register::Registration;
+pub use record::{Asked, RamAsked, RamPiece, Record, SCHEMA};
+pub use register::{Registering, Registration};
 
 use std::io;
 use std::path::PathBuf;

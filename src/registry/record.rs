@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::RegistryError;
-use crate::config::MachineConfig;
+use crate::config::Granted;
+use crate::memory::{Advice, Backing};
 
 /// Version of the record; fields may be added under the same number, none is taken away or changed.
 pub const SCHEMA: u32 = 1;
@@ -55,19 +56,55 @@ pub struct RamPiece {
     pub host_address: u64,
 }
 
-/// The allocation asked for.
+/// The allocation asked for, as far as it was decided before the guest ran.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     /// Number of vCPUs.
     pub vcpus: u32,
     /// Guest RAM in bytes.
     pub memory_bytes: u64,
+    /// The host's CPUs; none: wherever the host likes.
+    #[serde(default)]
+    pub placement: Option<Granted>,
+    /// How guest RAM is backed.
+    #[serde(default)]
+    pub ram: RamAsked,
+    /// Whether each thread confines itself: seccomp filters, no new privileges, no capabilities.
+    #[serde(default)]
+    pub confined: bool,
+    /// Whether landlock keeps it from every path; none when that was not asked for.
+    #[serde(default)]
+    pub landlock: Option<bool>,
 }
 
-impl Asked {
-    /// What `config` asks for.
-    pub fn of(config: &MachineConfig) -> Self {
-        Self { vcpus: config.cpus, memory_bytes: config.memory.as_u64() }
+/// How guest RAM is backed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RamAsked {
+    /// Size of the pages of a huge page pool; none: ordinary pages.
+    pub pool_page_bytes: Option<u64>,
+    /// No transparent huge pages.
+    pub no_huge_pages: bool,
+    /// The NUMA node that all of it comes from.
+    pub node: Option<u32>,
+    /// Pages that are there stay there.
+    pub lock: bool,
+    /// Every page is there from the start.
+    pub prefault: bool,
+    /// Never shared with equal pages of other processes.
+    pub never_merge: bool,
+}
+
+impl From<&Backing> for RamAsked {
+    fn from(backing: &Backing) -> Self {
+        Self {
+            pool_page_bytes: backing.pool_page,
+            no_huge_pages: backing.transparent == Advice::Avoid,
+            node: backing.node,
+            lock: backing.lock,
+            prefault: backing.prefault,
+            never_merge: backing.never_merge,
+        }
     }
 }
 

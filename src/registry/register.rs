@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, openat, unlinkat};
@@ -13,7 +13,7 @@ use super::folder::Folder;
 use super::list::sweep;
 use super::record::{Asked, RamPiece, Record, SCHEMA, shortened};
 use super::{RegistryError, list};
-use crate::config::{Listing, MachineConfig};
+use crate::config::Listing;
 use crate::host::process::Process;
 
 /// How often, and how long apart, a record that is locked but tells of no live machine is tried again: its machine is about to
@@ -22,6 +22,19 @@ const TRIES: u32 = 50;
 const BETWEEN_TRIES: Duration = Duration::from_millis(2);
 /// Names made up before giving up.
 const MADE_UP: u32 = 100;
+
+/// What a machine's record tells of it, beside its name.
+#[derive(Clone, Debug)]
+pub struct Registering<'a> {
+    /// Its kernel.
+    pub kernel: &'a Path,
+    /// Its initial RAM disk.
+    pub initrd: Option<&'a Path>,
+    /// Guest RAM in this process's addresses.
+    pub ram: Vec<RamPiece>,
+    /// The allocation asked for.
+    pub asked: Asked,
+}
 
 /// A machine in the list, for as long as this lives.
 #[derive(Debug)]
@@ -34,12 +47,12 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Puts a machine on the list as `listing` says, with its RAM at `ram`, and removes the records of machines that are gone.
+    /// Puts a machine on the list as `listing` says, and removes the records of machines that are gone.
     ///
     /// # Errors
     /// [`RegistryError::NameTaken`] for a name that another live machine of the same folder has, and whatever is wrong with the
     /// folder.
-    pub fn new(listing: &Listing, config: &MachineConfig, ram: Vec<RamPiece>) -> Result<Self, RegistryError> {
+    pub fn new(listing: &Listing, machine: Registering<'_>) -> Result<Self, RegistryError> {
         let folder = Folder::make(&listing.folder)?;
         sweep(&folder);
         let pid = std::process::id();
@@ -54,12 +67,12 @@ impl Registration {
             pid,
             start_ticks: Process::this().stat().map_or(0, |stat| stat.start_ticks),
             ringfence: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: absolute(&config.kernel.path),
-            initrd: config.initrd.as_deref().map(absolute),
+            kernel: absolute(machine.kernel),
+            initrd: machine.initrd.map(absolute),
             console: listing.console.clone(),
             command: shortened(&listing.command),
-            ram,
-            asked: Asked::of(config),
+            ram: machine.ram,
+            asked: machine.asked,
         };
         let failed = |source| RegistryError::Record { attempted: "write", path: path.clone(), source };
         file.write_all_at(&record.encode(), 0).map_err(failed)?;
@@ -72,13 +85,13 @@ impl Registration {
     }
 
     /// Its record.
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
 /// A path as another process can use it. One that is not text is shown as nearly as text can.
-fn absolute(path: &std::path::Path) -> PathBuf {
+fn absolute(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if path.to_str().is_some() { path } else { path.to_string_lossy().into_owned().into() }
 }

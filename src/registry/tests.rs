@@ -5,27 +5,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::{BootEntry, IrqChip, KernelFile, Listing, MachineConfig, Placement, RamPolicy, SandboxPolicy};
-use crate::units::ByteSize;
-
-fn config() -> MachineConfig {
-    MachineConfig {
-        cpus: 2,
-        memory: ByteSize::mib(64),
-        kernel: KernelFile { path: "/k".into(), immutable: false },
-        initrd: None,
-        initrd_immutable: false,
-        initrd_overlay: Vec::new(),
-        cmdline: String::new(),
-        irqchip: IrqChip::Split,
-        entry: BootEntry::Auto,
-        cache: None,
-        placement: Placement::default(),
-        ram_policy: RamPolicy::default(),
-        sandbox: SandboxPolicy::default(),
-        listing: None,
-    }
-}
+use crate::config::Listing;
 
 fn register(folder: &Path, name: Option<&str>) -> Result<Registration, RegistryError> {
     let listing = Listing {
@@ -34,7 +14,8 @@ fn register(folder: &Path, name: Option<&str>) -> Result<Registration, RegistryE
         console: "stdio".to_owned(),
         command: vec!["true".to_owned()],
     };
-    Registration::new(&listing, &config(), Vec::new())
+    let asked = Asked { vcpus: 2, memory_bytes: 64 << 20, ..Asked::default() };
+    Registration::new(&listing, Registering { kernel: Path::new("/k"), initrd: None, ram: Vec::new(), asked })
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -108,7 +109,7 @@ fn reader(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u
 
 /// Looks at the process, once it is on the list of machines and lets the guest run.
 fn look(child: &Child, runtime: &OsStr) -> Option<(Look, Duration, u64)> {
-    let listed = registry::list(&[runtime.into()]);
+    let listed = registry::list(&[Path::new(runtime).join("machines")]);
     let record = &listed.machines.first()?.record;
     let process = Process::new(&Root::default(), child.id());
     let ranges: Vec<_> = record.ram.iter().map(|p| p.host_address..p.host_address + p.bytes).collect();
