@@ -349,6 +349,39 @@ fn ram_from_a_pool_of_huge_pages() {
     refused(&ran, &["65 MiB is not a multiple of 2M; 64 MiB or 66 MiB is"]);
 }
 
+/// Proves that --no-merge takes RAM out of merging that the process inherited from who started it, and that without it RAM
+/// would be open to it.
+#[test]
+fn merging_that_was_inherited_is_undone() {
+    if !kvm_works() {
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), waiting().elf()).unwrap();
+    let start = |options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringfence"));
+        command.args(["run", "--initrd", "none", "--timeout", "60", "--memory", "96M", "--kernel"]).arg(file.path());
+        command.args(options).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        const PR_SET_MEMORY_MERGE: i32 = 67;
+        // SAFETY: sets an attribute of the child between fork and exec, by a system call without memory.
+        unsafe {
+            command.pre_exec(|| {
+                let _ = libc::prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);
+                Ok(())
+            })
+        };
+        Running::up(command.spawn().unwrap(), MEMORY).ram()
+    };
+    if start(&[]).mergeable == 0 {
+        println!("skipped: this kernel hands no merging on to programs (Linux 6.7 with CONFIG_KSM does)");
+        return;
+    }
+    for options in [&["--no-merge"][..], &["--reserve"]] {
+        let ram = start(options);
+        assert_eq!((ram.mapped, ram.mergeable), (MEMORY, 0), "{ram:?}");
+    }
+}
+
 /// Starts a guest with these options, its CPUs locked in a folder of the test's own.
 fn start_alone(folder: &tempfile::TempDir, file: &tempfile::NamedTempFile, options: &[&str]) -> Child {
     fs::write(file.path(), waiting().elf()).unwrap();
