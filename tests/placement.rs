@@ -124,6 +124,30 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Policy and real-time priority of each thread, by its name (proc_pid_stat(5), fields 41 and 40).
+    fn policies(&self) -> BTreeMap<String, (u32, u32)> {
+        let stat = |task: &Path| {
+            let stat = fs::read_to_string(task.join("stat")).ok()?;
+            let after: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+            Some((after[41 - 3].parse().ok()?, after[40 - 3].parse().ok()?))
+        };
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+        tasks.flatten().filter_map(|t| Some((name_of(&t.path()), stat(&t.path())?))).collect()
+    }
+}
+
+fn name_of(task: &Path) -> String {
+    format!("{} {}", field(task, "Name"), task.file_name().unwrap().to_str().unwrap())
+}
+
+/// A field of a `status` file.
+fn field(task: &Path, name: &str) -> String {
+    let status = fs::read_to_string(task.join("status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap().trim().to_owned()
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -143,6 +167,53 @@ fn usable() -> bool {
     assert!(std::env::var_os("CI").is_none(), "CI must have the CPUs 0 to 3");
     println!("skipped: these tests need the CPUs 0 to 3, and may use {allowed:?}");
     false
+}
+
+/// SCHED_FIFO.
+const FIFO: u32 = 1;
+
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: this test needs root");
+    }
+    root
+}
+
+/// Whether this process may have a real-time priority; tried on a thread that ends.
+fn real_time_works() -> bool {
+    let set = || {
+        let param = libc::sched_param { sched_priority: 1 };
+        // SAFETY: the parameter is only read, and the thread is this one.
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_FIFO, &raw const param) == 0 }
+    };
+    let works = std::thread::spawn(set).join().unwrap();
+    if !works {
+        println!("skipped: the kernel gives no real-time priority to this process");
+    }
+    works
+}
+
+/// Takes away what lets a process have a real-time priority: the limit, and root's capability.
+fn drop_the_right() -> std::io::Result<()> {
+    const CAP_SYS_NICE: u32 = 23;
+    const VERSION_3: u32 = 0x2008_0522;
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let header = [VERSION_3, 0];
+    let mut data = [0u32; 6];
+    // SAFETY: the structures are those of setrlimit(2) and capset(2), version 3: a header of two words, and two times three.
+    unsafe {
+        libc::setrlimit(libc::RLIMIT_RTPRIO, &none);
+        // From the bounding set too: a program that root executes would get it back.
+        libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_NICE, 0, 0, 0);
+        if libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) == 0 {
+            data[0] &= !(1 << CAP_SYS_NICE);
+            data[1] &= !(1 << CAP_SYS_NICE);
+            data[2] &= !(1 << CAP_SYS_NICE);
+            libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr());
+        }
+    }
+    Ok(())
 }
 
 fn allowed() -> Vec<usize> {
@@ -265,6 +336,116 @@ fn a_single_cpu_is_shared_with_a_warning() {
     assert_eq!((guest.vcpu(0), guest.others()), ("3".to_owned(), vec!["3".to_owned()]));
     let said = guest.kill();
     assert!(said.contains("no CPU is left for ringfence's own threads"), "{said}");
+}
+
+/// Proves that the vCPUs' threads, and no other, have the real-time priority, and that the user is told what limits it.
+#[test]
+fn real_time_is_for_vcpus_only() {
+    if !usable() || !real_time_works() {
+        return;
+    }
+    let place = Place::new();
+    let guest = place.start(&["--cpus", "2", "--cpuset-cpus", "2-3", "--realtime", "7"]);
+    for (name, (policy, priority)) in guest.policies() {
+        let expected = if name.starts_with("vcpu") { (FIFO, 7) } else { (0, 0) };
+        assert_eq!((policy, priority), expected, "{name}");
+    }
+    assert!(guest.kill().contains("sched_rt_runtime_us"));
+}
+
+/// Proves that a priority that the process may not have is refused before anything is made, with what it needs, and so is one
+/// that would leave ringfence's own threads no CPU.
+#[test]
+fn real_time_without_the_right_or_the_room_is_refused() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let mut plain = place.command(&["--cpuset-cpus", "2", "--realtime", "7"]);
+    // SAFETY: makes two system calls between fork and exec.
+    unsafe { plain.pre_exec(drop_the_right) };
+    let said = refusal(&plain.output().unwrap());
+    assert!(said.contains("CAP_SYS_NICE") && said.contains("ulimit -r"), "{said}");
+    if real_time_works() {
+        let mut narrow = place.command(&["--cpuset-cpus", "2", "--realtime", "7"]);
+        confine(&mut narrow, &[2]);
+        let said = refusal(&narrow.output().unwrap());
+        assert!(said.contains("leave a CPU for them"), "{said}");
+    }
+    let said = place.refused(&["--realtime", "7"]);
+    assert!(said.contains("--pin strict"), "{said}");
+}
+
+/// Proves that KVM's own thread for the PIT is moved off the vCPU's CPU.
+#[test]
+fn the_pits_thread_is_moved() {
+    if !usable() || !is_root() {
+        return;
+    }
+    let place = Place::new();
+    let guest = place.start(&["--cpuset-cpus", "2", "--irqchip", "kernel"]);
+    let name = format!("kvm-pit/{}", guest.pid());
+    let found = fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let comm = fs::read_to_string(entry.path().join("comm")).ok()?;
+        (comm.trim() == name).then(|| field(&entry.path(), "Cpus_allowed_list"))
+    });
+    let cpus = found.expect("a machine with a PIT in KVM has a thread for it");
+    assert!(!cpus.contains('2') && cpus.starts_with("0-1"), "{cpus}");
+}
+
+/// Proves that on a host without SMT isolation changes nothing, and with it takes the siblings, so that one guest a core runs.
+#[test]
+fn an_isolated_core_is_one_guests() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let siblings = fs::read_to_string("/sys/devices/system/cpu/cpu2/topology/thread_siblings_list").unwrap();
+    let alone = siblings.trim() == "2";
+    let list = if alone { "2".to_owned() } else { siblings.trim().to_owned() };
+    let guest = place.start(&["--cpuset-cpus", &list, "--smt", "isolate"]);
+    let locks = fs::read_dir(place.folder.path().join("runtime/cpus")).unwrap().count();
+    assert!(list.contains(&guest.vcpu(0)));
+    assert_eq!(locks == 1, alone, "{list}: {locks} locks");
+}
+
+/// Proves that each way to halt starts a guest that ends as it should; a page-table based KVM is said to have none.
+#[test]
+fn guests_halt_in_each_way() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    for how in ["host", "host:0", "host:50", "guest"] {
+        let said = place.start(&["--cpuset-cpus", "2", "--halt", how]).kill();
+        let expected = how == "guest" && guests::ring_0_is_emulated();
+        assert_eq!(said.contains("--halt guest changes nothing here"), expected, "{how}: {said}");
+    }
+}
+
+/// Proves that `check` draws who has a CPU, proposes others, and says the same in JSON.
+#[test]
+fn check_shows_what_is_taken() {
+    if !usable() {
+        return;
+    }
+    let place = Place::new();
+    let guest = place.start(&["--name", "web", "--cpuset-cpus", "1"]);
+    let check = |arguments: &[&str]| {
+        let mut command = Command::new(place.command(&[]).get_program());
+        let command = command.arg("check").args(arguments);
+        let output = command.env("RINGFENCE_RUNTIME", place.folder.path().join("runtime")).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = check(&["--cpus", "2"]);
+    assert!(text.contains(&format!("given to guest \"web\" (pid {})", guest.pid())), "{text}");
+    assert!(text.contains(" 1A ") || text.contains("1A/"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&check(&["--cpus", "2", "--json"])).unwrap();
+    assert_eq!(json["cpu_map"]["taken"][0]["cpu"], 1);
+    let list = json["cpu_map"]["proposal"]["cpuset_cpus"].as_str().unwrap();
+    assert!(!list.contains('1') && text.contains(&format!("--cpuset-cpus {list}")), "{list}: {text}");
+    drop(guest);
+    assert!(!check(&[]).contains("given to"), "the kernel lets go of a lock with its process");
 }
 
 /// Proves that a guest that asks for no CPUs leaves no lock and is where its parent is.

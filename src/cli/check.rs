@@ -1,7 +1,9 @@
 //! `ringfence check`: what this host and its KVM can do, in a table or as JSON.
 
 mod text;
+mod topology;
 
+use self::topology::CpuMap;
 use super::table::Style;
 use crate::host::capabilities::{Answer, Capabilities};
 use crate::host::cgroup::CgroupVersion;
@@ -9,7 +11,9 @@ use crate::host::cpus::Cpus;
 use crate::host::limits::Limits;
 use crate::host::ram::Ram;
 use crate::host::software::{self, Program};
+use crate::host::topology::Topology;
 use crate::host::{Flavour, OpenError, PAGE_TABLE_CMDLINE, Root, flavour, kvm};
+use crate::placement;
 use crate::sandbox;
 use anyhow::Context;
 use clap::Args;
@@ -37,6 +41,10 @@ pub struct CheckArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+
+    /// Propose host CPUs for a guest of so many vCPUs, for `run --cpuset-cpus`
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    cpus: u32,
 
     /// KVM's device file
     #[arg(long, value_name = "FILE", default_value = kvm::DEVICE)]
@@ -94,6 +102,7 @@ struct Report {
     problems: Vec<Problem>,
     kvm: KvmReport,
     cpus: Cpus,
+    cpu_map: CpuMap,
     memory: Ram,
     cgroup: CgroupVersion,
     limits: Limits,
@@ -127,6 +136,9 @@ impl Report {
         let kvm = KvmReport::of(args, &root, &mut problems);
         let (cpus, memory) = (Cpus::of(&root), Ram::of(&root));
         host_problems(&cpus, &memory, &mut problems);
+        // The locks are this host's, whatever other host's files are looked at.
+        let taken = if args.root == Path::new("/") { placement::holders() } else { Vec::new() };
+        let cpu_map = CpuMap::new(Topology::of(&root), &cpus, taken, args.cpus);
         Self {
             schema: SCHEMA,
             ringfence: env!("CARGO_PKG_VERSION"),
@@ -135,6 +147,7 @@ impl Report {
             problems,
             kvm,
             cpus,
+            cpu_map,
             memory,
             cgroup: CgroupVersion::of(&root),
             limits: Limits::of(&root),

@@ -162,6 +162,9 @@ impl Machine {
         let Loaded { start, format, mut warnings, notes } = load::load(config, &ram)?;
         reserve::verify(&ram)?;
         warnings.extend(allocation.iter().flat_map(|allocation| allocation.warnings().to_vec()));
+        if config.placement.halt == Halt::Guest && flavour.emulates_ring_0() {
+            warnings.push("--halt guest changes nothing here: KVM on this host executes hlt itself".to_owned());
+        }
         timeline.reach(Phase::Loaded);
         sandbox.complete(&console.folders())?;
         let asked = listing::asked(config, allocation.as_deref(), &ram, &sandbox);

@@ -19,12 +19,11 @@ pub struct Choice {
 /// Too few CPUs are free.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{wanted} vCPUs need a CPU each, and {what} {free}, of the {allowed} that this process may use{taken}; ask for fewer \
-     vCPUs, end a guest, or allow more CPUs"
+    "too few CPUs are free: {wanted} wanted, and of {allowed}, which this process may use, {free}{taken}; ask for fewer vCPUs, \
+     end a guest, or allow more CPUs"
 )]
 pub struct Shortage {
     wanted: u32,
-    what: &'static str,
     free: String,
     allowed: CpuList,
     taken: String,
@@ -100,19 +99,20 @@ fn fill<'a>(cores: impl Iterator<Item = &'a Candidate<'a>>, vcpus: u32) -> Optio
 
 fn shortage(nodes: &[Vec<Candidate>], allowed: &CpuList, taken: &[Holder], wanted: u32, smt: Smt) -> Shortage {
     let usable: CpuList = nodes.iter().flatten().flat_map(|candidate| candidate.usable.iter()).collect();
-    let what = match smt {
-        Smt::Share => "free are only",
-        Smt::Isolate => "free with their whole core are only",
+    let free = match (usable.is_empty(), smt) {
+        (true, Smt::Share) => "none".to_owned(),
+        (true, Smt::Isolate) => "none with its whole core".to_owned(),
+        (false, Smt::Share) => format!("only {}", usable.sorted()),
+        (false, Smt::Isolate) => format!("only {} with their whole core", usable.sorted()),
     };
-    let free = if usable.is_empty() { "none".to_owned() } else { usable.sorted().to_string() };
     let mut names: Vec<String> = taken
         .iter()
         .filter(|holder| allowed.contains(holder.cpu))
-        .map(|holder| format!("CPU {} is given to {}", holder.cpu, holder.who()))
+        .map(|holder| format!("CPU {} is given to {holder}", holder.cpu))
         .collect();
     names.truncate(8);
     let taken = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
-    Shortage { wanted, what, free, allowed: allowed.clone(), taken }
+    Shortage { wanted, free, allowed: allowed.clone(), taken }
 }
 
 #[cfg(test)]
@@ -160,10 +160,10 @@ mod tests {
     fn a_shortage_names_the_holders() {
         let plain = host(1, 2, 2, "");
         let error = choose(&plain, &list("0-2"), &held("1"), 3, Smt::Share).unwrap_err().to_string();
-        assert!(error.contains("3 vCPUs") && error.contains("only 0,2"), "{error}");
+        assert!(error.contains("3 wanted, and of 0-2") && error.contains("only 0,2"), "{error}");
         assert!(error.contains("CPU 1 is given to guest \"web\" (pid 7)"), "{error}");
         let error = choose(&plain, &list("0-2"), &held("0"), 1, Smt::Isolate).unwrap_err().to_string();
-        assert!(error.contains("whole core are only none"), "{error}");
+        assert!(error.contains("none with its whole core"), "{error}");
     }
 
     proptest! {

@@ -7,6 +7,7 @@
 //! harm needs no lock to run something on a CPU. So the folder is safe against users who don't mean well (links, pipes,
 //! endless files), but does not keep them from taking locks.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -80,7 +81,7 @@ pub enum LockError {
         source: io::Error,
     },
     /// Another guest has it.
-    #[error("CPU {} is given to {}: choose others (`ringfence check` shows which are free), or end that guest", .0.cpu, .0.who())]
+    #[error("CPU {cpu} is given to {0}: choose others (`ringfence check` shows which are free), or end that guest", cpu = .0.cpu)]
     Taken(Box<Holder>),
 }
 
@@ -97,13 +98,12 @@ pub struct Holder {
     pub exclusive: bool,
 }
 
-impl Holder {
-    /// Who it is, in words.
-    pub(super) fn who(&self) -> String {
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.name, self.pid) {
-            (Some(name), Some(pid)) => format!("guest \"{name}\" (pid {pid})"),
-            (None, Some(pid)) => format!("the process {pid}"),
-            _ => "a process that is not seen from here (in another container, perhaps)".to_owned(),
+            (Some(name), Some(pid)) => write!(f, "guest \"{name}\" (pid {pid})"),
+            (None, Some(pid)) => write!(f, "the process {pid}"),
+            _ => f.write_str("a process that is not seen from here (in another container, perhaps)"),
         }
     }
 }

@@ -101,6 +101,30 @@ fn result(done: libc::c_long) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Proves that a thread that shares another's cookie has the same one, which no third has; where the kernel has no core
+    /// scheduling or the host no SMT, that it says so.
+    #[test]
+    fn cookies_are_shared_by_those_who_ask() {
+        std::thread::spawn(|| {
+            match create_core_cookie() {
+                Ok(()) => {}
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => {
+                    return println!("no core scheduling here: {error}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+            let (first, cookie) = (thread_id(), core_cookie(SELF).unwrap());
+            let share = move || share_core_cookie(first).and_then(|()| core_cookie(SELF));
+            assert_eq!(std::thread::spawn(share).join().unwrap().unwrap(), cookie);
+            assert_ne!(cookie, 0);
+            let other = || create_core_cookie().and_then(|()| core_cookie(SELF));
+            assert_ne!(std::thread::spawn(other).join().unwrap().unwrap(), cookie);
+            println!("core scheduling works here: cookie {cookie:#x}");
+        })
+        .join()
+        .unwrap();
+    }
+
     /// Proves that what is set is what is read back, for the calling thread, and that a CPU that is not there is refused.
     #[test]
     fn affinity_reads_back() {

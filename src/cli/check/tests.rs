@@ -15,6 +15,16 @@ fn report(flavour: Flavour, ask: impl Fn(u32) -> i32) -> Report {
         free_bytes: (3 << 30) + (1 << 29),
         huge_pages: vec![pool(256, 128)],
     };
+    let cpus = Cpus {
+        model: Some("Example CPU\u{1b}[31m @ 3 GHz".to_owned()),
+        online: list("0-7"),
+        sockets: 2,
+        cores: 4,
+        smt: true,
+        isolated: list("6-7"),
+        nohz_full: list("6-7"),
+        allowed: list("0-7"),
+    };
     Report {
         schema: SCHEMA,
         ringfence: "0.0.0",
@@ -32,16 +42,8 @@ fn report(flavour: Flavour, ask: impl Fn(u32) -> i32) -> Report {
             cmdline_added: flavour.emulates_ring_0().then_some(PAGE_TABLE_CMDLINE),
             capabilities: Some(Capabilities::from_answers(ask)),
         },
-        cpus: Cpus {
-            model: Some("Example CPU\u{1b}[31m @ 3 GHz".to_owned()),
-            online: list("0-7"),
-            sockets: 2,
-            cores: 4,
-            smt: true,
-            isolated: list("6-7"),
-            nohz_full: list("6-7"),
-            allowed: list("0-7"),
-        },
+        cpu_map: topology::tests::example(&cpus),
+        cpus,
         memory: Ram {
             total_bytes: 16 << 30,
             available_bytes: 7 << 30,

@@ -18,6 +18,7 @@ pub(super) fn render(report: &Report, style: Style) -> String {
         sections.push(capability_section(&capabilities.answers));
     }
     sections.push(host(report));
+    sections.push(report.cpu_map.section());
     sections.push(programs("Container runtimes", Kind::ContainerRuntime, &report.software));
     sections.push(programs("Other monitors", Kind::Monitor, &report.software));
     if !report.problems.is_empty() {
