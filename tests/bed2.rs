@@ -4,6 +4,8 @@
 
 #[path = "bed2/mod.rs"]
 mod bed;
+#[path = "bed2/placement.rs"]
+mod placement;
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
