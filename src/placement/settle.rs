@@ -46,10 +46,11 @@ impl Allocation {
         match scheduler::set_affinity(thread, vmm) {
             // It has ended meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
-            moved => moved.map_err(AllocationError::refused(format!(
-                "move the thread {thread} ({}) to the CPUs {vmm}",
-                name(thread)
-            )))?,
+            Err(source) => {
+                let attempted = format!("move the thread {thread} ({}) to the CPUs {vmm}", name(thread));
+                return Err(AllocationError::Refused { attempted, source });
+            }
+            Ok(()) => {}
         }
         verify(thread, vmm)
     }
