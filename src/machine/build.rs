@@ -8,6 +8,7 @@ use kvm_ioctls::Kvm;
 
 use super::attach::{Devices, attach};
 use super::events::{self, RunOptions};
+use super::late_ram::{self, LateRam};
 use super::listing;
 use super::load::{self, LoadError, Loaded};
 use super::outcome::Outcome;
@@ -20,13 +21,13 @@ use super::signals::{self, Signals};
 use super::threads::{Confines, Made, Threads};
 use super::trim;
 use super::vcpu::Shared;
-use super::vm::{KvmTime, Start, VmError};
+use super::vm::{KvmTime, Start, Vm, VmError};
 use crate::bus::BusError;
 use crate::config::{Granted, Halt, IrqChip, MachineConfig};
 use crate::console::{self, Console, ConsoleError};
 use crate::devices::Milestone;
 use crate::host::{Flavour, Root};
-use crate::memory::{GuestRam, MemoryError};
+use crate::memory::{GuestRam, MemoryError, Region};
 use crate::placement::{Allocation, AllocationError};
 use crate::registry::{Registration, RegistryError};
 use crate::sandbox::{Layers, Sandbox, SandboxError, ThreadKind};
@@ -108,8 +109,9 @@ pub struct Machine {
     signals: Signals,
     sandbox: Arc<Sandbox>,
     timeline: Arc<Timeline>,
-    time: Arc<KvmTime>,
-    irqchip: IrqChip,
+    vm: Vm,
+    /// RAM that KVM is told of when the guest runs, from this slot on.
+    late: (usize, Vec<Region>),
     format: String,
     warnings: Vec<String>,
     notes: Vec<String>,
@@ -127,7 +129,8 @@ impl Machine {
     /// 2. The host's CPUs are taken, where any were asked for. RAM is mapped; nothing is touched. What was asked for it is
     ///    said to the kernel, after a look at whether it can be had.
     /// 3. What all threads' confinement has in common is done. The first vCPU's thread starts: it makes the machine in KVM, its
-    ///    interrupt controllers, its own vCPU, and tells KVM of the RAM, which KVM does more slowly before the interrupt
+    ///    interrupt controllers, its own vCPU, and tells KVM of the RAM (the rest follows in `run`, where that takes long), which
+    ///    KVM does more slowly before the interrupt
     ///    controllers. It mostly waits; meanwhile
     /// 4. RAM that is to be there from the start is taken; kernel, initrd and tables are put into it on this thread; RAM that
     ///    was asked for in a special way is read back from the kernel.
@@ -157,9 +160,11 @@ impl Machine {
             MachineRequest { cpus: config.cpus, irqchip: config.irqchip, flavour, halt: config.placement.halt };
         let sandbox = Arc::new(Sandbox::prepare(Layers::from(config.sandbox), console::give_back)?);
         let confines = Confines { sandbox: sandbox.clone(), allocation: allocation.clone() };
-        let mut threads = Threads::start(kvm, request, ram.clone(), power.clone(), confines, timeline.clone())?;
+        let (early, late) = late_ram::slots(&ram, flavour, &config.ram_policy);
+        let mut late = (early.pieces.len(), late);
+        let mut threads = Threads::start(kvm, request, early, power.clone(), confines, timeline.clone())?;
         reserve::prefault(&ram, &signals, allocation.as_deref().map(Allocation::granted), taken)?;
-        let Loaded { start, format, mut warnings, notes } = load::load(config, &ram)?;
+        let Loaded { start, kernel_end, format, mut warnings, notes } = load::load(config, &ram)?;
         reserve::verify(&ram)?;
         warnings.extend(allocation.iter().flat_map(|allocation| allocation.warnings().to_vec()));
         if config.placement.halt == Halt::Guest && flavour.emulates_ring_0() {
@@ -173,8 +178,11 @@ impl Machine {
         let Made { vm, write_ring, .. } = threads.made(config.cpus)?;
         let (devices, buses) = attach(&vm, &power, &console)?;
         let posted = Posted::new(vm.fd.clone(), write_ring);
-        let shared = Arc::new(Shared { buses, posted, power, ram, flavour });
-        let (time, irqchip) = (vm.time, vm.irqchip);
+        if kernel_end > late_ram::EARLY {
+            vm.map(late.0, &std::mem::take(&mut late.1))?;
+        }
+        let late_ram = LateRam::new(ram.clone(), !late.1.is_empty());
+        let shared = Arc::new(Shared { buses, posted, power, ram, late_ram, flavour });
         // Where nothing is written there is no thread, and nothing comes.
         writer.recv().unwrap_or(Ok(()))?;
         Ok(Self {
@@ -187,8 +195,8 @@ impl Machine {
             signals,
             sandbox,
             timeline,
-            time,
-            irqchip,
+            vm,
+            late,
             format,
             warnings,
             notes,
@@ -228,14 +236,14 @@ impl Machine {
 
     /// Which interrupt controllers the machine has.
     pub fn irqchip(&self) -> IrqChip {
-        self.irqchip
+        self.vm.irqchip
     }
 
     /// Runs the machine until it ends, and gives everything back. `notice` is called with lines for the user.
     ///
     /// 1. Every thread is put on the host's CPUs it was given, where any were. The terminal becomes the guest's, and this
     ///    thread confines itself for good: whatever the caller needs after the machine must be open now.
-    /// 2. The vCPUs are let into the guest; the first one's thread is the last to confine itself.
+    /// 2. The vCPUs are let into the guest; the first one's thread is the last to confine itself. KVM is told of late RAM.
     /// 3. Memory that only the start needed is given back, and the host is asked for huge pages: before, the few pages of the
     ///    tables would each have taken a huge one. Core dumps will not hold RAM.
     /// 4. This thread serves console, signals and the time limit until someone turns the power off.
@@ -246,7 +254,7 @@ impl Machine {
         options: &RunOptions,
         notice: &mut dyn FnMut(&str),
     ) -> Result<(Outcome, Report), MachineError> {
-        match self.allocation.as_ref().map(|allocation| allocation.settle(self.irqchip == IrqChip::Kernel)) {
+        match self.allocation.as_ref().map(|allocation| allocation.settle(self.vm.irqchip == IrqChip::Kernel)) {
             // A vCPU's thread that could not take its place knows better why.
             Some(Err(error)) => return Err(self.threads.stop().err().unwrap_or_else(|| error.into())),
             Some(Ok(lines)) => lines.iter().for_each(|line| notice(&format!("warning: {line}"))),
@@ -256,10 +264,13 @@ impl Machine {
         self.sandbox.confine(ThreadKind::Main, "main")?;
         drop(self.sandbox);
         self.threads.go(&self.shared, self.start);
+        let told = tell_late(&self.vm, &self.late, &self.shared);
         trim::drop_start_pages();
         self.shared.ram.prefer_huge_pages();
         self.shared.ram.keep_out_of_dumps();
-        let served = events::serve(&mut self.console, &self.devices, &self.shared, &self.signals, options, notice);
+        let served = told.and_then(|()| {
+            events::serve(&mut self.console, &self.devices, &self.shared, &self.signals, options, notice)
+        });
         self.shared.power.end(Outcome::Quit);
         self.timeline.reach(Phase::Ended);
         let stopped = self.threads.stop();
@@ -267,9 +278,19 @@ impl Machine {
         let outcome = self.shared.power.outcome().cloned().unwrap_or(Outcome::Quit);
         events::flush(&self.console, &self.signals, drain_limit(&outcome));
         served?;
-        let report = report(&self.timeline, &self.devices, stopped?, self.shared.posted.served(), &self.time);
+        let report = report(&self.timeline, &self.devices, stopped?, self.shared.posted.served(), &self.vm.time);
         Ok((outcome, report))
     }
+}
+
+/// Tells KVM of the RAM that it was not told of before the guest ran. That is no part of the start, nor is its time.
+fn tell_late(vm: &Vm, (slot, late): &(usize, Vec<Region>), shared: &Shared) -> Result<(), MachineError> {
+    if late.is_empty() {
+        return Ok(());
+    }
+    let told = Vm { time: Arc::default(), ..vm.clone() }.map(*slot, late);
+    shared.late_ram.is_known();
+    Ok(told?)
 }
 
 /// Starts the thread that writes the console's output, if anything is written. What comes from it says whether it is confined.

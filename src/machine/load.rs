@@ -34,6 +34,8 @@ pub enum LoadError {
 /// Where the guest starts, and what was found on the way.
 pub(super) struct Loaded {
     pub(super) start: Start,
+    /// End of the kernel's highest segment.
+    pub(super) kernel_end: u64,
     /// What the kernel was recognised as.
     pub(super) format: String,
     pub(super) warnings: Vec<String>,
@@ -75,6 +77,7 @@ pub(super) fn load(config: &MachineConfig, ram: &GuestRam) -> Result<Loaded, Loa
     ram.write(layout::BOOT_GDT, &regs::gdt(mode))?;
     Ok(Loaded {
         start: Start { mode, entry: address },
+        kernel_end,
         format: kernel.format().to_string(),
         warnings: kernel.warnings().to_vec(),
         notes: kernel.notes().to_vec(),

@@ -10,6 +10,7 @@ mod events;
 #[allow(unsafe_code)]
 mod exit;
 mod interrupts;
+mod late_ram;
 mod listing;
 mod load;
 mod outcome;

@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::build::MachineError;
+use super::late_ram::Early;
 use super::outcome::Outcome;
 use super::power::Power;
 use super::report::{ExitCounts, Phase, Timeline};
@@ -18,7 +19,6 @@ use super::vm::{self, Start, Vm};
 use super::write_ring::WriteRing;
 use super::{MachineRequest, signals};
 use crate::cpu::cpuid::Template;
-use crate::memory::GuestRam;
 use crate::placement::{self, Allocation};
 use crate::sandbox::{Sandbox, ThreadKind};
 
@@ -60,11 +60,11 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts the first vCPU's thread, which makes the machine and tells KVM of `ram`.
+    /// Starts the first vCPU's thread, which makes the machine and tells KVM of the RAM that the guest starts with.
     pub(super) fn start(
         kvm: Kvm,
         request: MachineRequest,
-        ram: Arc<GuestRam>,
+        early: Early,
         power: Arc<Power>,
         confines: Confines,
         timeline: Arc<Timeline>,
@@ -95,9 +95,11 @@ impl Threads {
             // Nobody listens any more when the kernel could not be loaded, and then the gate stays shut, too.
             let _ = made_in.send(Made { vm: vm.clone(), template: template.clone(), write_ring });
             vm::prepare(&vcpu, 0, &template, &vm.time)?;
-            vm.map(&ram)?;
+            vm.map(0, &early.pieces)?;
             timeline.reach(Phase::MemoryMapped);
             let Ok(go) = gate.recv() else { return Ok(None) };
+            // `go` has a share of RAM, too.
+            drop(early);
             vm::enter_kernel(&vcpu, go.start, &vm.time)?;
             confine(Some(sandbox), 0)?;
             timeline.reach(Phase::FirstRun);

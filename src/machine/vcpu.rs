@@ -7,6 +7,7 @@ use kvm_ioctls::VcpuFd;
 use super::attach::Buses;
 use super::diagnose::{self, Cause, Diagnosis};
 use super::exit::{self, Exit};
+use super::late_ram::LateRam;
 use super::outcome::Outcome;
 use super::posted::Posted;
 use super::power::Power;
@@ -21,6 +22,7 @@ pub(super) struct Shared {
     pub(super) posted: Posted,
     pub(super) power: Arc<Power>,
     pub(super) ram: Arc<GuestRam>,
+    pub(super) late_ram: LateRam,
     pub(super) flavour: Flavour,
 }
 
@@ -28,10 +30,12 @@ pub(super) struct Shared {
 pub(super) fn run(mut vcpu: VcpuFd, id: u32, shared: &Shared) -> ExitCounts {
     let _kickable = Kickable::new(&mut vcpu);
     let mut counts = ExitCounts::default();
+    let mut tried_again = false;
     while shared.power.outcome().is_none() {
         let cause = match exit::enter(&mut vcpu) {
             Ok(exit) => match serve(exit, shared, &mut counts) {
                 None => continue,
+                Some(Cause::InternalError(_)) if shared.late_ram.try_again(&mut tried_again) => continue,
                 Some(cause) => cause,
             },
             Err(error) => Cause::RunFailed(error),
@@ -61,11 +65,15 @@ fn serve(exit: Exit<'_>, shared: &Shared, counts: &mut ExitCounts) -> Option<Cau
         }
         Exit::MmioRead { address, data } => {
             counts.mmio_read += 1;
-            shared.buses.mmio.read(address, data);
+            if !shared.late_ram.read(address, data) {
+                shared.buses.mmio.read(address, data);
+            }
         }
         Exit::MmioWrite { address, data } => {
             counts.mmio_write += 1;
-            shared.buses.mmio.write(address, data);
+            if !shared.late_ram.write(address, data) {
+                shared.buses.mmio.write(address, data);
+            }
         }
         Exit::IoapicEoi { vector } => {
             counts.ioapic_eoi += 1;

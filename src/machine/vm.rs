@@ -18,7 +18,7 @@ use crate::config::{Halt, IrqChip};
 use crate::cpu::{self, Topology, cpuid::Template};
 use crate::host::Flavour;
 use crate::layout;
-use crate::memory::GuestRam;
+use crate::memory::Region;
 
 /// Why KVM did not make the machine.
 #[derive(Debug, thiserror::Error)]
@@ -126,9 +126,9 @@ impl Vm {
         Ok(Template::new(&supported, flavour, Topology { cpus }, tsc_khz))
     }
 
-    /// Tells KVM of the guest's RAM. `ram` must live as long as the machine runs.
-    pub(super) fn map(&self, ram: &GuestRam) -> Result<(), VmError> {
-        for (slot, region) in ram.regions().enumerate() {
+    /// Tells KVM of pieces of the guest's RAM, the first of which becomes slot `slot`. RAM must live as long as the machine runs.
+    pub(super) fn map(&self, slot: usize, regions: &[Region]) -> Result<(), VmError> {
+        for (slot, region) in (slot..).zip(regions) {
             let region = kvm_userspace_memory_region {
                 slot: slot as u32,
                 flags: 0,
@@ -136,7 +136,7 @@ impl Vm {
                 memory_size: region.len,
                 userspace_addr: region.host_address,
             };
-            // SAFETY: the region is a mapping owned by `ram`, which every vCPU thread holds while it runs the guest, so the
+            // SAFETY: the region is a mapping owned by `GuestRam`, which every vCPU thread holds while it runs the guest, so the
             // guest reaches no other memory of this process.
             let set = || unsafe { self.fd.set_user_memory_region(region) };
             self.time.ioctl("KVM_SET_USER_MEMORY_REGION (give the guest its RAM)", set)?;

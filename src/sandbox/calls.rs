@@ -215,6 +215,7 @@ const IOCTL_MAIN: Rule = one_of!(
     [
         "KVM_SIGNAL_MSI" = request::KVM_SIGNAL_MSI,
         "KVM_IRQ_LINE" = request::KVM_IRQ_LINE,
+        "KVM_SET_USER_MEMORY_REGION" = request::KVM_SET_USER_MEMORY_REGION,
         "KVM_REGISTER_COALESCED_MMIO" = request::KVM_REGISTER_COALESCED_MMIO,
         "KVM_UNREGISTER_COALESCED_MMIO" = request::KVM_UNREGISTER_COALESCED_MMIO,
         "TCGETS" = libc::TCGETS,
@@ -224,7 +225,7 @@ const IOCTL_MAIN: Rule = one_of!(
         "TIOCGWINSZ" = libc::TIOCGWINSZ,
         "FIONBIO" = libc::FIONBIO,
     ],
-    "input is an interrupt; gathering serial output in KVM; the terminal's modes and size; clients of a socket"
+    "input is an interrupt; RAM that KVM is told of late; gathering serial output in KVM; the terminal's modes and size; clients of a socket"
 );
 
 /// To threads of this process only.
