@@ -19,7 +19,7 @@
 //! | [`registry`] | the machines that run now, what each asked for and what it has |
 //! | [`sandbox`] | what the monitor's own threads may ask of the host's kernel |
 //! | [`machine`] | a virtual machine's construction and life |
-//! | [`bench`] | measuring guests beside containers |
+//! | [`mod@bench`] | measuring guests beside containers |
 //! | [`cli`] | one file a subcommand |
 //!
 //! Dependencies point one way: `cli -> bench -> machine -> {cpu, boot, devices, console, placement, sandbox, registry,
