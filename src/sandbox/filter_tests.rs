@@ -162,3 +162,36 @@ fn large_tables_are_reached() {
         assert_eq!(run(&program, &Call::new(number, arguments)).0, verdict, "{number}");
     }
 }
+
+/// Tells how long threads take to confine themselves by each filter. Run by hand, on a quiet machine, in release mode.
+#[test]
+#[ignore = "a measurement: cargo test --release --lib installing -- --ignored --nocapture"]
+#[allow(unsafe_code)]
+fn installing() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static TOOK: AtomicU64 = AtomicU64::new(0);
+    crate::sandbox::capabilities::no_new_privileges().unwrap();
+    for kind in ThreadKind::ALL {
+        let program = compile(kind.rules(), PROCESS);
+        let mut times: Vec<_> = (0..200)
+            .map(|_| {
+                TOOK.store(0, Ordering::SeqCst);
+                let program = program.clone();
+                // Never joined: what a thread of the test harness does at its end is on no list.
+                std::thread::spawn(move || {
+                    let start = std::time::Instant::now();
+                    install(&program).unwrap();
+                    TOOK.store(start.elapsed().as_nanos() as u64, Ordering::SeqCst);
+                    // SAFETY: ends this thread alone.
+                    unsafe { libc::syscall(libc::SYS_exit, 0) };
+                });
+                while TOOK.load(Ordering::SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                TOOK.load(Ordering::SeqCst) / 1000
+            })
+            .collect();
+        times.sort_unstable();
+        println!("{kind}: {} instructions, median {} us, least {} us", program.len(), times[100], times[0]);
+    }
+}

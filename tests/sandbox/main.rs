@@ -155,7 +155,8 @@ fn a_hostile_neighbour_is_stopped() {
         }
         thread.release();
     }
-    assert!(stopped > 1700, "{stopped} attempts");
+    println!("{stopped} attempts stopped");
+    assert!(stopped > 1700);
     // None of it hurt the machine, which still ends as it should.
     let mut running = running;
     // SAFETY: the child has not been waited for, so its id is still its own.
