@@ -217,7 +217,7 @@ fn a_reader_that_leaves() {
     }
     let guest = Guest::new(|a| {
         say(a, "x")?;
-        a.mov(ecx, 200_000)?;
+        a.mov(ecx, 80_000)?;
         let mut again = a.create_label();
         a.set_label(&mut again)?;
         a.mov(dx, 0x3f8)?;
@@ -226,7 +226,7 @@ fn a_reader_that_leaves() {
         a.jnz(again)?;
         exit(a, 7)
     });
-    let mut child = guest.start(&["--memory", "16M", "--timeout", "30"]);
+    let mut child = guest.start(&["--memory", "16M", "--timeout", "60"]);
     drop(child.stdout.take());
     let stderr = std::io::read_to_string(child.stderr.take().expect("piped")).expect("text");
     assert_eq!(child.wait().expect("it ends").code(), Some(7), "{stderr}");

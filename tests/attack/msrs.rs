@@ -108,9 +108,9 @@ fn every_msr() {
     }
     for seed in seeds("MSRs", 2) {
         for range in RANGES {
-            let done = attack(&hammer(range, seed, 2), &["--memory", "16M", "--timeout", "10"], false);
+            let done = attack(&hammer(range, seed, 2), &["--memory", "16M", "--timeout", "40"], false);
             println!("{:#x}..{:#x}: {done}", range.0, range.0 + range.1);
-            done.assert_harmless(1, &[7, 125]);
+            done.assert_harmless(1, &[7, 124, 125]);
         }
     }
 }
