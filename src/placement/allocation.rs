@@ -158,22 +158,20 @@ fn lock_shared(list: &CpuList, holder: &str) -> Result<Vec<CpuLock>, LockError> 
 
 /// The other threads of the vCPUs' cores, and whether the kernel keeps everybody else off them.
 fn isolated_siblings(asked: &Placement, cpus: &CpuList) -> Result<(CpuList, bool), AllocationError> {
-    let topology = Topology::of(&Root::default());
-    if !topology.has_smt() {
-        return Ok((CpuList::default(), false));
+    // It answers for the calling thread wherever there is core scheduling, and SMT.
+    let core_scheduling = scheduler::core_cookie(SELF).is_ok();
+    let siblings = Topology::of(&Root::default()).siblings(cpus);
+    if !core_scheduling {
+        whole_cores(asked, &siblings)?;
     }
-    let siblings = topology.siblings(cpus);
-    // It answers for the calling thread wherever there is core scheduling.
-    if scheduler::core_cookie(SELF).is_ok() {
-        return Ok((siblings, true));
-    }
-    let missing = asked.cpus.as_ref().map(|list| (list, siblings.without(list)));
-    match missing {
-        Some((list, missing)) if !missing.is_empty() => {
-            Err(AllocationError::PartOfCores { asked: list.clone(), missing: missing.sorted() })
-        }
-        _ => Ok((siblings, false)),
-    }
+    Ok((siblings, core_scheduling))
+}
+
+/// Without core scheduling a list that was typed must have every thread of its vCPUs' cores.
+fn whole_cores(asked: &Placement, siblings: &CpuList) -> Result<(), AllocationError> {
+    let Some(list) = &asked.cpus else { return Ok(()) };
+    let missing = siblings.without(list).sorted();
+    if missing.is_empty() { Ok(()) } else { Err(AllocationError::PartOfCores { asked: list.clone(), missing }) }
 }
 
 /// Whether ringfence's other threads may be where they are told to be.
@@ -253,6 +251,29 @@ mod tests {
         assert!(why("2,9-11").contains("has no CPU 9-11; it has 0-5"), "{}", why("2,9-11"));
         assert!(why("6").contains("CPU 6 is offline") && why("6").contains("cpu6/online"), "{}", why("6"));
         assert!(why("1,4").contains("may not run on CPU 4") && why("1,4").contains("allow 0-3"), "{}", why("1,4"));
+    }
+
+    /// Proves that without core scheduling a list with part of a core is refused with what it lacks, and whole cores are not.
+    #[test]
+    fn a_part_of_a_core_is_not_isolated() {
+        let asked = |cpus: &str| Placement { cpus: Some(list(cpus)), smt: Smt::Isolate, ..Placement::default() };
+        let error = whole_cores(&asked("2-3"), &list("7,6")).unwrap_err().to_string();
+        assert!(error.contains("2-3 lacks 6-7") && error.contains("CONFIG_SCHED_CORE"), "{error}");
+        assert!(whole_cores(&asked("2,6"), &list("6")).is_ok());
+        assert!(whole_cores(&Placement::default(), &list("6")).is_ok(), "CPUs that are chosen are of whole free cores");
+    }
+
+    /// Proves that ringfence's own threads share the vCPUs' CPUs only when told to, and their cores never when isolated.
+    #[test]
+    fn the_other_threads_share_only_when_told() {
+        let strict = Placement { pin: Pin::Strict, ..Placement::default() };
+        let mut warnings = Vec::new();
+        assert!(check_vmm(&strict, &list("0-1"), &list("2-3"), &mut warnings).is_ok() && warnings.is_empty());
+        assert!(check_vmm(&strict, &list("0-2"), &list("2-3"), &mut warnings).is_ok());
+        assert!(warnings[0].contains("share 2 with the vCPUs"), "{warnings:?}");
+        let isolated = Placement { smt: Smt::Isolate, ..strict };
+        let error = check_vmm(&isolated, &list("0-2"), &list("2-3"), &mut warnings).unwrap_err().to_string();
+        assert!(error.contains("has 2, which"), "{error}");
     }
 
     /// Proves that vCPU i gets the i-th of the list, whatever its order, and the rest of the list stays free.

@@ -131,7 +131,7 @@ pub enum AllocationError {
         missing: CpuList,
     },
     /// Ringfence's own threads on the vCPUs' cores.
-    #[error("--smt isolate: --vmm-cpus {asked} has {shared}, which are on the vCPUs' cores; name others")]
+    #[error("--smt isolate: --vmm-cpus {asked} has {shared}, which is on the vCPUs' cores; name others")]
     VmmOnCores {
         /// What was asked for.
         asked: CpuList,

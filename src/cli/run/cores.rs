@@ -12,12 +12,12 @@ pub struct CoreArgs {
     /// CPUs for the vCPUs, such as 2-3,6: vCPU 0 runs on the first of the list, vCPU 1 on the next
     #[arg(long, value_name = "LIST")]
     cpuset_cpus: Option<CpuList>,
-    /// strict: a CPU of its own for each vCPU, which no other ringfence guest gets; off: the list is shared [default: strict
-    /// with --cpuset-cpus]
+    /// strict: a CPU of its own for each vCPU, which no other ringfence guest gets; off: a list is shared [default: strict with
+    /// --cpuset-cpus or --guarantee, else off]
     ///
-    /// strict without --cpuset-cpus chooses CPUs as `ringfence check` proposes them. The machine does not start when a CPU
-    /// is offline, not allowed to this process or another guest's, nor when a thread is found elsewhere than it should be.
-    #[arg(long, value_name = "HOW", verbatim_doc_comment)]
+    /// strict without --cpuset-cpus chooses CPUs as `ringfence check` proposes them. The machine does not start when a CPU is
+    /// offline, not allowed to this process or another guest's, nor when a thread is found elsewhere than it should be.
+    #[arg(long, value_name = "HOW")]
     pin: Option<Pin>,
     /// CPUs for every other thread of ringfence [default: those that are not the vCPUs']
     #[arg(long, value_name = "LIST")]
