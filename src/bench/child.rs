@@ -223,6 +223,9 @@ impl Child {
             self.look(Duration::ZERO)?;
             if let Some(status) = self.ended {
                 // Its last words may still be on their way.
+                if self.stdout.waits_for(text, GRACE) {
+                    return Ok(());
+                }
                 self.stderr.waits_for_end(GRACE);
                 let said = self.last_words();
                 return Err(ChildError::Failed { command: self.command.clone(), status, said });
@@ -447,6 +450,10 @@ mod tests {
         child.end();
         let mut child = Child::spawn(&mut shell("echo other")).unwrap();
         assert!(matches!(child.wait_for(b"ready", PATIENCE, &stop), Err(ChildError::Failed { .. })));
+        for _ in 0..50 {
+            let mut child = Child::spawn(&mut shell("echo ready")).unwrap();
+            child.wait_for(b"ready", PATIENCE, &stop).expect("a word just before the end counts");
+        }
         let mut child = Child::spawn(&mut shell("echo why >&2; exit 7")).unwrap();
         let failed = child.wait_for(b"ready", PATIENCE, &stop).unwrap_err();
         assert!(failed.to_string().ends_with("(exit status: 7): why"), "{failed}");
