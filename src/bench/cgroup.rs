@@ -11,6 +11,8 @@ use crate::host::cgroup::CgroupVersion;
 
 /// Shares of a container that asks for nothing (Linux, cgroup v1, `cpu.shares`; Docker's `--cpu-shares`).
 pub const SHARES: u64 = 1024;
+/// Time for real-time threads in each second, in microseconds: less than the 950,000 that Linux gives to all.
+const REAL_TIME_US: &str = "900000";
 const V1: &str = "/sys/fs/cgroup/cpu";
 const V2: &str = "/sys/fs/cgroup";
 
@@ -58,6 +60,10 @@ impl CpuGroup {
             for dir in [Path::new(top), &parent] {
                 let _ = fs::write(dir.join("cgroup.subtree_control"), "+cpu +cpuset");
             }
+        }
+        // Where real-time threads are accounted by group (CONFIG_RT_GROUP_SCHED), a group has no time for them unless it is given.
+        for dir in [&parent, &group.0] {
+            let _ = fs::write(dir.join("cpu.rt_runtime_us"), REAL_TIME_US);
         }
         let file = group.0.join(file);
         fs::write(&file, value.to_string()).map_err(failed(&file))?;

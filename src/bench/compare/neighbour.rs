@@ -91,7 +91,7 @@ pub struct Figures {
     pub throughput_ratio: f64,
 }
 
-/// The subjects in the order: containers with CPU shares and with a cpuset, guests unpinned and pinned. `first` is the
+/// The subjects: containers with CPU shares and with a cpuset, guests unpinned, pinned, and pinned with real-time priority. `first` is the
 /// runtime for the containers.
 pub fn subjects<'a>(first: Option<&'a Runtime>, guests: Option<&'a Guests>, places: &Places) -> Vec<Subject<'a>> {
     let mut subjects = Vec::new();
@@ -108,7 +108,9 @@ pub fn subjects<'a>(first: Option<&'a Runtime>, guests: Option<&'a Guests>, plac
     if let Some(guests) = guests {
         let pinned = ["--cpuset-cpus".to_owned(), places.own.to_string(), "--reserve".to_owned()];
         add("guest, unpinned".to_owned(), How::Guest(guests, Vec::new()), &places.all);
+        let real_time = [&pinned[..], &["--realtime".to_owned(), "1".to_owned()]].concat();
         add("guest, pinned, reserved".to_owned(), How::Guest(guests, pinned.to_vec()), &places.rest);
+        add("guest, the same, real-time".to_owned(), How::Guest(guests, real_time), &places.rest);
     }
     subjects
 }

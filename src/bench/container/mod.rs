@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
+use super::cgroup;
 use super::child::{self, ChildError, Stop};
 use crate::host::Root;
 use crate::host::software::{self, Kind};
@@ -233,6 +234,7 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         self.remove_image();
+        cgroup::remove_parents();
     }
 }
 
