@@ -66,18 +66,20 @@ impl Page {
     }
 
     fn table_of(&mut self, class: &str, table: &Table) -> &mut Self {
-        let cells = |cells: &[String], tag: &str| {
-            let each = cells.iter().enumerate().map(|(i, cell)| {
-                let tag = if i == 0 { "th scope=\"row\"" } else { tag };
-                format!("<{tag}>{}</{}>", escaped(cell), &tag[..2])
-            });
-            each.collect::<String>()
-        };
-        let title = escaped(table.title());
-        let _ = writeln!(self.body, "<div class=\"scroll\"><table class=\"{class}\"><caption>{title}</caption>");
-        let _ = writeln!(self.body, "<thead><tr>{}</tr></thead><tbody>", cells(table.heads(), "th"));
+        let head = |cell: &String| format!("<th scope=\"col\">{}</th>", escaped(cell));
+        let heads: String = table.heads().iter().map(head).collect();
+        let _ = writeln!(self.body, "<p class=\"caption\">{}</p>", escaped(table.title()));
+        let _ = writeln!(
+            self.body,
+            "<div class=\"scroll\"><table class=\"{class}\"><thead><tr>{heads}</tr></thead><tbody>"
+        );
         for row in table.cells() {
-            let _ = writeln!(self.body, "<tr>{}</tr>", cells(row, "td"));
+            let cells = row.iter().enumerate().map(|(column, cell)| match (column, is_figure(cell)) {
+                (0, _) => format!("<th scope=\"row\">{}</th>", escaped(cell)),
+                (_, true) => format!("<td class=\"figure\">{}</td>", escaped(cell)),
+                _ => format!("<td>{}</td>", escaped(cell)),
+            });
+            let _ = writeln!(self.body, "<tr>{}</tr>", cells.collect::<String>());
         }
         self.body.push_str("</tbody></table></div>\n");
         for note in table.notes() {
@@ -143,6 +145,11 @@ pub fn write_whole(path: &Path, text: &str) -> Result<(), PageError> {
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file().set_permissions(permissions).map_err(failed)?;
     file.persist(path).map(drop).map_err(|error| failed(error.error))
+}
+
+/// A number with its unit, which stays on one line.
+fn is_figure(cell: &str) -> bool {
+    cell.starts_with(|c: char| c.is_ascii_digit()) && cell.len() <= 10
 }
 
 fn escaped(text: &str) -> String {

@@ -53,7 +53,7 @@ pub(super) fn sentence(text: &str) -> String {
 
 /// Isolation: a row for each question, a column for each subject.
 pub(super) fn isolation(report: &Report) -> Table {
-    let mut heads = vec!["Isolation"];
+    let mut heads = vec![""];
     heads.extend(report.isolation.iter().map(|subject| subject.name.as_str()));
     let mut table = Table::new("What stands between a workload and this host", &heads);
     let mut row = |question: &str, answer: &dyn Fn(&Isolation) -> String| {
