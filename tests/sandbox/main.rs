@@ -150,6 +150,10 @@ fn a_hostile_neighbour_is_stopped() {
             stopped += 1;
         }
         for (number, arguments) in wrong_arguments() {
+            // The main thread tells KVM of large RAM while the guest runs.
+            if kind == ThreadKind::Main && arguments[1] == KVM_SET_USER_MEMORY_REGION {
+                continue;
+            }
             assert_eq!(thread.call(number, arguments), Outcome::Blocked(number), "{name}: {number} {arguments:x?}");
             stopped += 1;
         }
@@ -164,6 +168,9 @@ fn a_hostile_neighbour_is_stopped() {
     let status = wait(&mut running.child);
     assert_eq!(status.code(), Some(128 + libc::SIGTERM));
 }
+
+/// `_IOW(0xae, 0x46, struct kvm_userspace_memory_region)`.
+const KVM_SET_USER_MEMORY_REGION: u64 = 0x4020_ae46;
 
 /// Calls of which some arguments are allowed on some thread, and these are not on any.
 fn wrong_arguments() -> Vec<(i64, [u64; 6])> {
@@ -182,7 +189,9 @@ fn wrong_arguments() -> Vec<(i64, [u64; 6])> {
         (libc::SYS_fcntl, [0, libc::F_SETFL as u64, 0, 0, 0, 0]),
     ];
     // KVM_CREATE_VM, KVM_SET_USER_MEMORY_REGION, KVM_SET_REGS, KVM_SET_GUEST_DEBUG, TIOCSTI, TIOCLINUX, TIOCSCTTY, FIOASYNC.
-    for request in [0xae01, 0x4020_ae46, 0x4090_ae82, 0x4048_ae9b, libc::TIOCSTI, 0x541c, libc::TIOCSCTTY, 0x5452] {
+    for request in
+        [0xae01, KVM_SET_USER_MEMORY_REGION, 0x4090_ae82, 0x4048_ae9b, libc::TIOCSTI, 0x541c, libc::TIOCSCTTY, 0x5452]
+    {
         calls.push((libc::SYS_ioctl, [3, request, 0, 0, 0, 0]));
     }
     calls
