@@ -57,6 +57,9 @@ pub struct BootArgs {
     /// Kernel for every monitor [default: the one that comes with ringfence]
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// Words added to the kernel command line of every Linux
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
     /// A distribution's kernel for ringfence besides [default: the newest in /boot]
     #[arg(long, value_name = "FILE")]
     distribution_kernel: Option<PathBuf>,
@@ -120,6 +123,7 @@ fn plan(args: &BootArgs) -> anyhow::Result<Plan> {
         shape: Shape { cpus: args.cpus, memory: args.memory },
         guests,
         kernel: args.kernel.clone(),
+        cmdline: args.cmdline.clone().unwrap_or_default(),
         distribution: args.distribution_kernel.clone(),
         only: args.subjects.clone(),
         baseline: args.baseline.clone(),

@@ -28,11 +28,23 @@ pub struct Done {
 impl Bed {
     /// A machine of this many processors and MiB of memory, ended after `seconds`.
     pub fn new(processors: u32, memory_mib: u32, seconds: u32) -> Self {
+        Self::with(Path::new(env!("CARGO_BIN_EXE_ringfence")), processors, memory_mib, seconds)
+    }
+
+    /// The same with another ringfence in it.
+    pub fn with(ringfence: &Path, processors: u32, memory_mib: u32, seconds: u32) -> Self {
         Self { arguments: Vec::new() }
             .option("--smp", processors.to_string())
             .option("--memory", memory_mib.to_string())
             .option("--timeout", seconds.to_string())
-            .option("--ringfence", env!("CARGO_BIN_EXE_ringfence"))
+            .option("--ringfence", ringfence)
+    }
+
+    /// Its clock counts instructions, one a nanosecond.
+    #[allow(dead_code, reason = "not every test counts")]
+    pub fn counting(mut self) -> Self {
+        self.arguments.push("--icount".into());
+        self
     }
 
     fn option(mut self, name: &str, value: impl Into<OsString>) -> Self {

@@ -93,11 +93,12 @@ impl Guest {
         })
     }
 
-    /// Linux: `kernel`, or the default one. The initramfs is the default guest's with the payload added, in `dir`.
+    /// Linux: `kernel`, or the default one, with `words` added to its command line. The initramfs is the default guest's with the
+    /// payload added, in `dir`.
     ///
     /// # Errors
     /// [`GuestError`]; when no default kernel has been built, among others.
-    pub fn linux(dir: &Path, kernel: Option<&Path>, kind: GuestKind) -> Result<Self, GuestError> {
+    pub fn linux(dir: &Path, kernel: Option<&Path>, words: &str, kind: GuestKind) -> Result<Self, GuestError> {
         let cache = cache_folder()?;
         let kernel = match kernel {
             Some(path) => fs::canonicalize(path).map_err(|e| GuestError::File(path.to_owned(), e))?,
@@ -111,11 +112,12 @@ impl Guest {
             Ok::<_, GuestError>(path)
         };
         let initrd = (initrd("initrd", &["/payload"])?, initrd("initrd-held", &["/payload", payload::HOLD])?);
-        let words = if host::flavour().emulates_ring_0() { PAGE_TABLE_CMDLINE } else { "" };
+        let emulated = if host::flavour().emulates_ring_0() { PAGE_TABLE_CMDLINE } else { "" };
+        let cmdline = ["console=ttyS0 reboot=k panic=-1 quiet", emulated, words.trim()];
         Ok(Self {
             kind,
             marker: payload::LINE.trim_end().as_bytes().to_vec(),
-            cmdline: format!("console=ttyS0 reboot=k panic=-1 quiet {words}").trim_end().to_owned(),
+            cmdline: cmdline.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" "),
             kernel_held: kernel.clone(),
             kernel,
             initrd: Some(initrd),

@@ -18,7 +18,7 @@ use crate::host::{Root, flavour};
 /// No subject takes longer for its payload's line and its end; one that does hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The same for Linux, which takes seconds where KVM emulates its kernel.
-const LINUX_PATIENCE: Duration = Duration::from_secs(120);
+const LINUX_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What every group stands on.
 pub(super) struct Ground {
@@ -48,7 +48,8 @@ pub(super) fn group(
 ) -> Result<(Option<Guest>, Vec<Contestant>, Group), SessionError> {
     let dir = ground.work.path();
     let trivial = kind == GuestKind::Trivial;
-    let guest = if trivial { Guest::trivial(dir) } else { Guest::linux(dir, plan.kernel.as_deref(), kind) };
+    let guest =
+        if trivial { Guest::trivial(dir) } else { Guest::linux(dir, plan.kernel.as_deref(), &plan.cmdline, kind) };
     // Containers can be measured without a kernel to boot.
     let (guest, no_guest) = match guest {
         Ok(guest) => (Some(guest), None),
@@ -135,7 +136,7 @@ fn distribution(plan: &Plan, ground: &Ground) -> Result<Guest, NotRun> {
     let kernel = distribution_kernel(plan.distribution.as_deref(), "/boot".as_ref())?;
     let folder = ground.work.path().join("distribution");
     std::fs::create_dir_all(&folder).map_err(|e| not_run(NAME, &e.to_string(), "Make room."))?;
-    Guest::linux(&folder, Some(&kernel), GuestKind::Distribution)
+    Guest::linux(&folder, Some(&kernel), &plan.cmdline, GuestKind::Distribution)
         .map_err(|e| not_run(NAME, &e.to_string(), "Do what it says."))
 }
 

@@ -81,7 +81,7 @@ pub(super) fn warm_up(
     group: &mut Group,
     stop: &Stop,
 ) -> Result<Vec<Contestant>, SessionError> {
-    let guess = |c: &Contestant| if c.patience > Duration::from_secs(60) { GUESS.0 } else { GUESS.1 };
+    let guess = |c: &Contestant| if c.patience >= Duration::from_secs(60) { GUESS.0 } else { GUESS.1 };
     let mut progress = Progress::new(contestants.iter().map(guess).sum());
     let mut able = Vec::new();
     for mut contestant in contestants {
@@ -103,7 +103,13 @@ pub(super) fn warm_up(
                 progress.done(guess(&contestant));
                 let position = group.subjects.iter().position(|subject| subject.name == name);
                 let command = position.map(|i| group.subjects.remove(i).command).unwrap_or_default();
-                group.not_run.push(not_run(&name, &error.to_string(), &format!("Try it by hand: {command}")));
+                let remedy = match error {
+                    AttemptError::Late { .. } => {
+                        "It is too slow here, or hangs: measure it on another host.".to_owned()
+                    }
+                    _ => format!("Try it by hand: {command}"),
+                };
+                group.not_run.push(not_run(&name, &error.to_string(), &remedy));
             }
         }
     }

@@ -75,6 +75,8 @@ pub struct Plan {
     pub guests: Vec<GuestKind>,
     /// A kernel in place of the default one.
     pub kernel: Option<PathBuf>,
+    /// Words added to the command line of every Linux.
+    pub cmdline: String,
     /// A distribution's kernel; `None` to look for one in /boot.
     pub distribution: Option<PathBuf>,
     /// Only these subjects; empty for all.
@@ -284,6 +286,10 @@ fn warnings(
             "More with --slow-runs N.",
         ));
     }
+    if !plan.cmdline.is_empty() {
+        let what = format!("every Linux got more words on its command line: {}", plan.cmdline);
+        warnings.push(Warning::new(what, "Leave out --cmdline for the default ones."));
+    }
     warnings.push(Warning::new(
         "every guest has its serial console on, by which its payload's line comes",
         "It is on for all alike; leave it so.",
@@ -328,6 +334,7 @@ mod tests {
             shape: Shape { cpus: 1, memory: ByteSize::mib(128) },
             guests: vec![GuestKind::Linux],
             kernel: None,
+            cmdline: String::new(),
             distribution: None,
             only: vec!["process".to_owned()],
             baseline: "ringfence".to_owned(),

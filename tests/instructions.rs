@@ -1,0 +1,71 @@
+//! What a start costs in instructions, from the monitor's exec to the guest's userspace: a start that became slower fails here,
+//! however fast or busy the machine is.
+//!
+//! Test bed 2 with `--icount` counts them: its clock goes by one nanosecond an instruction, so that `ringfence bench boot` in there
+//! measures instructions where it says microseconds, to a thousandth.
+
+#[path = "bed2/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod bed;
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use bed::guest::{TICK, default_kernel};
+use bed::{Bed, skip, usable};
+
+/// Most instructions, in millions, from exec to userspace by a release build.
+const LIMIT: f64 = 35.0;
+/// The same by a debug build, whose own part is several times as large.
+const DEBUG_LIMIT: f64 = 45.0;
+/// Runs whose median counts: interrupts of the emulated machine come at other moments in each.
+const RUNS: &str = "5";
+
+/// The release build, when it is as new as the sources, else what the tests are built with.
+fn binary() -> (PathBuf, f64) {
+    let debug = PathBuf::from(env!("CARGO_BIN_EXE_ringfence"));
+    let release = debug.ancestors().nth(2).map(|dir| dir.join("release/ringfence")).unwrap_or_default();
+    let newest = newest(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
+    let built = std::fs::metadata(&release).and_then(|metadata| metadata.modified());
+    match built {
+        Ok(built) if built >= newest => (release, LIMIT),
+        _ => (debug, DEBUG_LIMIT),
+    }
+}
+
+fn newest(dir: &Path) -> SystemTime {
+    let entries = std::fs::read_dir(dir).expect("the sources").flatten();
+    let times = entries.map(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => newest(&entry.path()),
+        _ => entry.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::now()),
+    });
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Proves that the default kernel comes from the monitor's exec to userspace within the limit, and shows what for.
+#[test]
+fn the_start_costs_no_more_instructions_than_it_may() {
+    if !usable() {
+        return;
+    }
+    let kernel = match default_kernel() {
+        Ok(path) => path,
+        Err(reason) => return skip(reason),
+    };
+    let (binary, limit) = binary();
+    let job = format!(
+        "ringfence bench boot --guest linux --subjects ringfence --runs {RUNS} --slow-runs {RUNS} --kernel /guest/kernel \
+         --cmdline {TICK} --json /out/boot.json >/out/boot.txt 2>/out/errors"
+    );
+    let done = Bed::with(&binary, 1, 2048, 200).counting().file(&kernel, "/guest/kernel").script(&job);
+    assert_eq!(done.status, 0, "{done}\n{}", done.text("errors"));
+    let said = done.text("boot.txt");
+    let report: serde_json::Value = serde_json::from_str(&done.text("boot.json")).expect("a report");
+    let subject = &report["groups"][0]["subjects"][0];
+    let series = subject["series"].as_array().expect("samples").iter().find(|series| series["measure"] == "bell");
+    let millions =
+        series.unwrap_or_else(|| panic!("no userspace: {said}"))["summary"]["p50"].as_f64().expect("a median") / 1e3;
+    println!("exec to userspace: {millions:.1} million instructions, at most {limit} ({})", binary.display());
+    println!("{}", said.split("Phases of").nth(1).and_then(|rest| rest.split("Memory").next()).unwrap_or(&said));
+    assert!(millions > 1.0 && millions <= limit, "{millions} million instructions, more than {limit}: {said}");
+}
