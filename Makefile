@@ -19,7 +19,7 @@ BASHDIR := $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 ZSHDIR := $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 FISHDIR := $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 
-.PHONY: help build kernel run run-nested test bench install uninstall clean
+.PHONY: help build kernel run run-nested test bench bench-more install uninstall clean
 
 help: ## this list
 	@echo 'ringfence: exactly N vCPUs, exactly M bytes of RAM, a Linux kernel and its console'
@@ -60,7 +60,15 @@ test: ## formatting, lints, documentation, all tests; says what this machine mak
 	@$(BIN) kernel build
 	@dev/test
 
-bench: ## the figures of README.md, measured on this machine
+bench: ## how long starts take here, beside other monitors and containers: a page in target/bench/boot
+	@dev/prepare build kernel
+	cargo build --release --locked
+	@$(BIN) kernel build
+	@mkdir -p target/bench
+	$(BIN) bench boot --parallel 1,4,16 --sweep memory=128M..4G,cpus=1..4 --json target/bench/boot.json \
+	    --csv target/bench/boot.csv --html target/bench/boot
+
+bench-more: ## the other figures of README.md: `cargo bench`, half an hour
 	@dev/prepare build kernel
 	cargo build --release --locked
 	@$(BIN) kernel build

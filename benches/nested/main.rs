@@ -8,18 +8,14 @@
 //! 128 MiB. With `--icount` the emulated clock counts instructions, so that a figure hardly changes from run to run and stands
 //! for work, not for time.
 
-#[path = "../start/bare.rs"]
-mod bare;
 mod inside;
-#[path = "../start/statistics.rs"]
 #[allow(dead_code, reason = "samples are made whole here")]
 mod statistics;
-#[path = "../start/trivial.rs"]
-mod trivial;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use ringfence::bench::boot::guest::Guest;
 use statistics::Sample;
 
 /// Seconds that the emulated machine may take to boot, and for a run of the small guests and of Linux.
@@ -47,7 +43,6 @@ fn default_kernel() -> PathBuf {
 fn main() {
     let words: Vec<String> = std::env::args().collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [_, bare::WORD, mib] => bare::run(mib.parse().expect("MiB of RAM"), &trivial::CODE),
         [_, inside::WORD, runs, linux_runs, large] => {
             inside::measure(runs.parse().expect("runs"), linux_runs.parse().expect("runs"), large == "large");
         }
@@ -61,14 +56,16 @@ fn outside() {
     let linux_runs: usize = argument("--linux-runs").unwrap_or(runs);
     let (icount, large) = (flag("--icount"), flag("--large"));
     let this = std::env::current_exe().expect("this program has a path");
-    let trivial = trivial::kernel();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let trivial = Guest::trivial(folder.path()).expect("a folder takes it");
     let results = tempfile::tempdir().expect("a temporary folder");
     let mut bed = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed2/bed2"));
     let (boot, small, linux) = PATIENCE;
     let seconds = boot + small * (runs + 1) + linux * (linux_runs + 1);
     bed.args(["--memory", if large { "10240" } else { "2048" }, "--timeout", &seconds.to_string()]);
     bed.args(["--ringfence", env!("CARGO_BIN_EXE_ringfence"), "--out"]).arg(results.path());
-    let inside = [(&*this, inside::SELF), (trivial.path(), inside::TRIVIAL), (&*default_kernel(), inside::KERNEL)];
+    let inside =
+        [(&*this, inside::SELF), (trivial.kernel(false), inside::TRIVIAL), (&*default_kernel(), inside::KERNEL)];
     for (file, at) in inside {
         bed.arg("--file").arg(format!("{}:{at}", file.display()));
     }

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::ps::print;
 use crate::bench::boot::guest::GuestKind;
 use crate::bench::boot::session::{self, Plan};
-use crate::bench::boot::subjects::Shape;
+use crate::bench::boot::subjects::{Shape, Variant};
 use crate::bench::boot::sweep::Sweep;
 use crate::bench::boot::{csv, html, text};
 use crate::bench::child::{Stop, words};
@@ -45,6 +45,9 @@ pub struct BootArgs {
     /// Only these subjects, with commas between
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     subjects: Vec<String>,
+    /// Also ringfence with other arguments, as NAME=ARGUMENTS; may be given again
+    #[arg(long, value_name = "VARIANT", allow_hyphen_values = true)]
+    variant: Vec<Variant>,
     /// The subject that ratios are to
     #[arg(long, value_name = "NAME", default_value = "ringfence")]
     baseline: String,
@@ -125,6 +128,7 @@ fn plan(args: &BootArgs) -> anyhow::Result<Plan> {
         kernel: args.kernel.clone(),
         cmdline: args.cmdline.clone().unwrap_or_default(),
         distribution: args.distribution_kernel.clone(),
+        variants: args.variant.clone(),
         only: args.subjects.clone(),
         baseline: args.baseline.clone(),
         cold: args.cold,

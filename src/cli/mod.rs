@@ -11,6 +11,7 @@ macro_rules! eprintln {
 pub mod bench;
 mod bench_boot;
 mod bench_compare;
+mod bench_floor;
 pub mod check;
 pub mod compare;
 pub mod docs;

@@ -146,7 +146,7 @@ fn initrd(base: &[u8], words: &[&str]) -> Result<Vec<u8>, GuestError> {
 }
 
 /// What the trivial guest writes to its serial port.
-const TRIVIAL_MARK: u8 = b'@';
+pub(super) const TRIVIAL_MARK: u8 = b'@';
 /// ACPI's sleep type 5 with the enable bit: power off, for monitors that take a reset for a reboot.
 const SLEEP: u8 = 5 << 2 | 1 << 5;
 /// 1 MiB above the start of high memory, where no monitor keeps tables of its own.

@@ -7,12 +7,15 @@
 //! - [`subjects`]: what is compared, a file each;
 //! - [`guest`], [`payload`]: what is booted and run, the same bytes for all;
 //! - [`attempt`]: one run; [`session`]: all of them, in turns; [`load`], [`sweep`], [`cold`]: the other modes;
+//! - [`floor`]: the least that any monitor pays;
 //! - [`phases`], [`memory`], [`trace`], [`harness`]: what is looked at besides;
 //! - [`results`]: what was found; [`text`], [`html`], [`csv`]: how it is shown.
 
 pub mod attempt;
 pub mod cold;
 pub mod csv;
+#[allow(unsafe_code)]
+pub mod floor;
 pub mod guest;
 pub mod harness;
 pub mod html;

@@ -62,6 +62,7 @@ pub(super) fn group(
         programs: &ground.programs,
         ringfence: &plan.ringfence,
         work: dir,
+        variants: &plan.variants,
         containers: !trivial,
     };
     let found = subjects::find(&shop, &|name| plan.wants(name), stop)?;

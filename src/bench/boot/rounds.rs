@@ -208,7 +208,7 @@ pub(super) fn traced(
             }
             let name = contestant.subject.name().to_owned();
             progress.step(&format!("{}: phases, run {} of {turns}, {name}", group.name, turn + 1));
-            let ours = name.starts_with("ringfence").then_some(report.path());
+            let ours = contestant.subject.reports().then_some(report.path());
             let monitor = contestant.is_monitor();
             let tracing = tracer.filter(|tracer| monitor && tracer.begin().is_ok());
             let result = contestant.run(plan.shape, ours, stop);

@@ -11,7 +11,7 @@ use super::guest::{Guest, GuestError, GuestKind};
 use super::prepare;
 use super::results::{Group, PROGRAM, Results, SCHEMA};
 use super::rounds::{self, Contestant};
-use super::subjects::Shape;
+use super::subjects::{Shape, Variant};
 pub use super::sweep::SweepError;
 use super::sweep::{Axis, Growth, Sweep, fit};
 use super::trace::Tracer;
@@ -31,7 +31,7 @@ const SWEEP_RUNS: u32 = 5;
 /// Runs of a subject that is slow, where nothing else is asked for.
 const SLOW_RUNS: u32 = 3;
 /// Traced runs, at most.
-const TRACED_RUNS: u32 = 10;
+const TRACED_RUNS: u32 = 30;
 
 /// Why nothing was measured.
 #[derive(Debug, Error)]
@@ -79,6 +79,8 @@ pub struct Plan {
     pub cmdline: String,
     /// A distribution's kernel; `None` to look for one in /boot.
     pub distribution: Option<PathBuf>,
+    /// ringfence with other arguments, besides.
+    pub variants: Vec<Variant>,
     /// Only these subjects; empty for all.
     pub only: Vec<String>,
     /// Whom ratios are to.
@@ -336,6 +338,7 @@ mod tests {
             kernel: None,
             cmdline: String::new(),
             distribution: None,
+            variants: Vec::new(),
             only: vec!["process".to_owned()],
             baseline: "ringfence".to_owned(),
             cold: false,
@@ -351,7 +354,7 @@ mod tests {
     fn plans() {
         let plan = plan();
         assert_eq!([plan.runs(0.1), plan.runs(10.0)], [20, 2]);
-        assert_eq!([plan.traced_runs(0.1), plan.traced_runs(10.0)], [10, 1]);
+        assert_eq!([plan.traced_runs(0.1), plan.traced_runs(10.0)], [20, 1]);
         assert_eq!(Plan { slow_runs: None, ..plan.clone() }.runs(10.0), 3);
         assert!(plan.wants("process") && !plan.wants("runc"));
         let wrong = Plan { only: vec!["lxc".to_owned()], ..plan };

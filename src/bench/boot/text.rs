@@ -22,6 +22,10 @@ pub fn render(results: &Results) -> String {
         for measure in Measure::ALL {
             out.extend(times(group, measure, Detail::Half).map(|table| table.render() + "\n"));
         }
+        if !group.subjects.is_empty() {
+            paragraph(&mut out, "", &note(group, "±: half the 95 % interval"));
+            out.push('\n');
+        }
         out += &bars(group);
         out.extend(memory(group).map(|table| table.render() + "\n"));
         out.extend(loads(results, group.name).map(|table| table.render() + "\n"));
@@ -83,6 +87,14 @@ pub(super) enum Detail {
     Ends,
 }
 
+/// What ratios and intervals are.
+fn note(group: &Group, trust: &str) -> String {
+    let base = group.baseline.as_deref().unwrap_or_default();
+    let several = group.subjects.len() > 1;
+    let to = if several { format!("ratio: to {base}, median of the ratios turn by turn; ") } else { String::new() };
+    to + trust
+}
+
 /// The table of one measure; `None` when nobody has it.
 pub(super) fn times(group: &Group, measure: Measure, detail: Detail) -> Option<Table> {
     let rows: Vec<(&SubjectResult, &Series, &Summary)> = group
@@ -96,7 +108,6 @@ pub(super) fn times(group: &Group, measure: Measure, detail: Detail) -> Option<T
     if rows.is_empty() {
         return None;
     }
-    let base = group.baseline.clone().unwrap_or_default();
     let heads = ["ms", "runs", "p50", "p90", "p99", "max", "mean", "ratio"];
     let mut table = Table::new(measure.title(), &heads);
     for (subject, series, summary) in &rows {
@@ -115,13 +126,10 @@ pub(super) fn times(group: &Group, measure: Measure, detail: Detail) -> Option<T
         let count = summary.count.to_string();
         table.row([subject.name.clone(), count, p50, p90, p99, max, mean, ratio.unwrap_or_default()]);
     }
-    let trust = match detail {
-        Detail::Half => "±: half the 95 % interval",
-        Detail::Ends => "[ ]: 95 % interval",
-    };
-    let to =
-        if rows.len() > 1 { format!("ratio: to {base}, median of the ratios turn by turn; ") } else { String::new() };
-    table.note(to + trust);
+    // On a page each table stands by itself; on a terminal the note comes once, below them all.
+    if detail == Detail::Ends {
+        table.note(note(group, "[ ]: 95 % interval"));
+    }
     Some(table)
 }
 

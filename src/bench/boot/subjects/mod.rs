@@ -4,6 +4,7 @@ mod cloud_hypervisor;
 mod container;
 mod crosvm;
 mod firecracker;
+mod floor;
 mod kvmtool;
 mod namespaces;
 mod process;
@@ -12,8 +13,10 @@ mod ringfence;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use super::attempt::{Attempt, AttemptError};
 use super::guest::{Guest, GuestKind};
@@ -75,6 +78,11 @@ pub trait Subject: Send + Sync {
     /// What it is.
     fn kind(&self) -> Kind;
 
+    /// Whether it writes its phases where [`Order::report`] says.
+    fn reports(&self) -> bool {
+        false
+    }
+
     /// What it says its version is.
     fn version(&self) -> Option<&str>;
 
@@ -86,6 +94,38 @@ pub trait Subject: Send + Sync {
     /// # Errors
     /// [`AttemptError::Start`].
     fn attempt(&self, order: &Order<'_>) -> Result<Attempt<'_>, AttemptError>;
+}
+
+/// ringfence with more arguments, as a subject of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// Its name.
+    pub name: String,
+    /// Arguments of `ringfence run`.
+    pub arguments: Vec<String>,
+}
+
+/// Why a text is no variant.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "\"{0}\" is no variant; write NAME=ARGUMENTS, the name of letters, digits and -, such as: no-sandbox=--sandbox off"
+)]
+pub struct VariantError(String);
+
+impl FromStr for Variant {
+    type Err = VariantError;
+
+    /// `name=--some argument`, the arguments between spaces.
+    fn from_str(text: &str) -> Result<Self, VariantError> {
+        let wrong = || VariantError(text.to_owned());
+        let (name, arguments) = text.split_once('=').ok_or_else(wrong)?;
+        let plain = |name: &str| name.len() <= 24 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let arguments: Vec<String> = arguments.split_ascii_whitespace().map(ToOwned::to_owned).collect();
+        if name.is_empty() || !plain(name) || NAMES.contains(&name) || arguments.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self { name: name.to_owned(), arguments })
+    }
 }
 
 /// What there is to make subjects of.
@@ -102,6 +142,8 @@ pub struct Workshop<'a> {
     pub ringfence: &'a Path,
     /// A folder of our own.
     pub work: &'a Path,
+    /// ringfence with other arguments, besides.
+    pub variants: &'a [Variant],
     /// Whether containers and processes are wanted.
     pub containers: bool,
 }
@@ -135,6 +177,11 @@ pub fn find(shop: &Workshop<'_>, wanted: &dyn Fn(&str) -> bool, stop: &Stop) -> 
     let mut found = Vec::new();
     if let Some(guest) = shop.guest {
         found.extend(monitors.iter().filter(|(name, _)| wanted(name)).map(|(_, find)| find(shop, guest)));
+        let variants = shop.variants.iter().map(|variant| ringfence::find_variant(shop, guest, variant));
+        found.splice(found.len().min(1)..found.len().min(1), variants);
+        if guest.kind == GuestKind::Trivial && wanted(floor::NAME) {
+            found.insert(found.len().min(1), floor::find(shop));
+        }
         if guest.kind == GuestKind::Linux && wanted(ringfence::DISTRIBUTION) {
             found.insert(found.len().min(1), ringfence::find_distribution(shop));
         }
@@ -152,8 +199,9 @@ pub fn find(shop: &Workshop<'_>, wanted: &dyn Fn(&str) -> bool, stop: &Stop) -> 
 }
 
 /// Names that can be asked for.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 17] = [
     "ringfence",
+    floor::NAME,
     ringfence::DISTRIBUTION,
     "qemu-microvm",
     "qemu-q35",
@@ -176,4 +224,22 @@ fn command(program: &Path, words: &str) -> Command {
     let mut command = Command::new(program);
     command.args(words.split_ascii_whitespace());
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves what a variant is, and that none takes a subject's name.
+    #[test]
+    fn variants_are_read() {
+        let variant: Variant = "no-sandbox=--sandbox off  -v".parse().unwrap();
+        assert_eq!(
+            (variant.name.as_str(), variant.arguments),
+            ("no-sandbox", ["--sandbox", "off", "-v"].map(String::from).to_vec())
+        );
+        for wrong in ["", "x", "=--y", "x=", "a b=--c", "runc=--x", "a\x1b=--c"] {
+            assert!(wrong.parse::<Variant>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Found, Kind, Order, Subject, Workshop, command};
+use super::{Found, Kind, Order, Subject, Variant, Workshop, command};
 use crate::bench::boot::attempt::{Attempt, AttemptError};
 use crate::bench::boot::guest::Guest;
 
@@ -10,23 +10,35 @@ use crate::bench::boot::guest::Guest;
 pub const DISTRIBUTION: &str = "ringfence-distro";
 
 struct Ringfence {
-    name: &'static str,
+    name: String,
     program: PathBuf,
     guest: Guest,
+    more: Vec<String>,
+}
+
+fn subject(shop: &Workshop<'_>, name: &str, guest: Guest, more: &[String]) -> Found {
+    Ok(Box::new(Ringfence { name: name.to_owned(), program: shop.ringfence.to_owned(), guest, more: more.to_vec() }))
 }
 
 pub(super) fn find(shop: &Workshop<'_>, guest: &Guest) -> Found {
-    Ok(Box::new(Ringfence { name: "ringfence", program: shop.ringfence.to_owned(), guest: guest.clone() }))
+    subject(shop, "ringfence", guest.clone(), &[])
 }
 
 pub(super) fn find_distribution(shop: &Workshop<'_>) -> Found {
-    let guest = shop.distribution.clone()?;
-    Ok(Box::new(Ringfence { name: DISTRIBUTION, program: shop.ringfence.to_owned(), guest }))
+    subject(shop, DISTRIBUTION, shop.distribution.clone()?, &[])
+}
+
+pub(super) fn find_variant(shop: &Workshop<'_>, guest: &Guest, variant: &Variant) -> Found {
+    subject(shop, &variant.name, guest.clone(), &variant.arguments)
 }
 
 impl Subject for Ringfence {
     fn name(&self) -> &str {
-        self.name
+        &self.name
+    }
+
+    fn reports(&self) -> bool {
+        true
     }
 
     fn kind(&self) -> Kind {
@@ -48,6 +60,7 @@ impl Subject for Ringfence {
         command.arg("--kernel").arg(self.guest.kernel(order.hold));
         command.arg("--initrd").arg(self.guest.initrd(order.hold).unwrap_or("none".as_ref()));
         command.arg("--cmdline-only").arg(&self.guest.cmdline);
+        command.args(&self.more);
         if let Some(report) = order.report {
             command.arg("--report").arg(report);
         }
