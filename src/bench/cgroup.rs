@@ -61,13 +61,24 @@ impl CpuGroup {
                 let _ = fs::write(dir.join("cgroup.subtree_control"), "+cpu +cpuset");
             }
         }
-        // Where real-time threads are accounted by group (CONFIG_RT_GROUP_SCHED), a group has no time for them unless it is given.
-        for dir in [&parent, &group.0] {
-            let _ = fs::write(dir.join("cpu.rt_runtime_us"), REAL_TIME_US);
-        }
         let file = group.0.join(file);
         fs::write(&file, value.to_string()).map_err(failed(&file))?;
         Ok(group)
+    }
+
+    /// Lets threads in the group have real-time priority where that is accounted by group (CONFIG_RT_GROUP_SCHED, cgroup v1): there
+    /// a group has no time for them unless it is given. Nothing is done elsewhere.
+    ///
+    /// # Errors
+    /// [`CgroupError::File`] when the hierarchy has none left to give.
+    pub fn allow_real_time(&self) -> Result<(), CgroupError> {
+        for dir in self.0.ancestors().take(2).collect::<Vec<_>>().into_iter().rev() {
+            let file = dir.join("cpu.rt_runtime_us");
+            if file.exists() {
+                fs::write(&file, REAL_TIME_US).map_err(|source| CgroupError::File(file, source))?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves a process with all its threads into the group.
@@ -130,6 +141,7 @@ mod tests {
             }
         };
         let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+        group.allow_real_time().unwrap();
         group.add(child.id()).unwrap();
         let groups = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
         child.kill().unwrap();

@@ -224,7 +224,10 @@ impl Bench<'_> {
         let arguments = ["/work", "time", &count, &turns];
         Ok(match &subject.how {
             How::Container(runtime, limits) => Run::Container(runtime.container(&id("work"), &arguments, limits)?),
-            How::Guest(guests, flags) => Run::Guest(guests.command(&arguments, flags)?),
+            How::Guest(guests, flags) => Run::Guest {
+                command: guests.command(&arguments, flags)?,
+                real_time: flags.iter().any(|flag| flag == "--realtime"),
+            },
         })
     }
 
@@ -306,14 +309,14 @@ pub fn id(what: &str) -> String {
 
 enum Run<'a> {
     Container(Container<'a>),
-    Guest(Command),
+    Guest { command: Command, real_time: bool },
 }
 
 impl Run<'_> {
     fn command(&mut self) -> &mut Command {
         match self {
             Self::Container(container) => container.command(),
-            Self::Guest(command) => command,
+            Self::Guest { command, .. } => command,
         }
     }
 
@@ -321,8 +324,11 @@ impl Run<'_> {
     /// neighbour's. Without root there are no groups for either.
     fn join_group(&self, child: &Child) -> Result<Option<CpuGroup>, CompareError> {
         match self {
-            Self::Guest(_) if rustix::process::geteuid().is_root() => {
+            Self::Guest { real_time, .. } if rustix::process::geteuid().is_root() => {
                 let group = CpuGroup::new(&id("guest"), SHARES)?;
+                if *real_time {
+                    group.allow_real_time()?;
+                }
                 group.add(child.pid())?;
                 Ok(Some(group))
             }
