@@ -62,6 +62,16 @@ pub enum CompareError {
     /// Where the neighbour may run.
     #[error("cannot keep the neighbour on CPUs {0}; are they all online?")]
     Affinity(CpuList, #[source] io::Error),
+    /// A container was not where it was to be.
+    #[error("{runtime} was told to keep its container on CPUs {asked} and let it run on {found}")]
+    Ignored {
+        /// Its name.
+        runtime: &'static str,
+        /// What it was told.
+        asked: CpuList,
+        /// Where the container could run.
+        found: String,
+    },
     /// Nothing was measured.
     #[error("nothing was measured of {0}")]
     Nothing(String),
@@ -147,7 +157,7 @@ fn not_run(name: &str, error: &CompareError) -> NotRun {
     }
     let remedy = match error {
         CompareError::Guest(_) => "Do what the message says, then compare again.",
-        CompareError::Cgroup(_) => "Run as root.",
+        CompareError::Cgroup(_) | CompareError::Ignored { .. } => "Run as root.",
         CompareError::Record(_) => "Run it again; if it stays so, please report it.",
         _ => "Make the command work by itself, then compare again.",
     };
@@ -184,7 +194,8 @@ fn compare(options: &Options, folder: &Path, stop: &Stop) -> Result<Report, Comp
     let places = Places::of(&environment.cpus.allowed, &Root::default());
     let plan = Plan { runs: options.runs, rounds: options.rounds.max(1) };
     let emulated = environment.kvm.emulates_ring_0();
-    let subjects = places.as_ref().map(|places| neighbour::subjects(runtimes.first(), guests.as_ref(), places));
+    let first = trusted(&runtimes, places.as_ref(), stop, &mut not_run_list)?;
+    let subjects = places.as_ref().map(|places| neighbour::subjects(first, guests.as_ref(), places));
     let subjects = subjects.unwrap_or_default();
     let memory_subjects = runtimes.len() as f64 + if guests.is_some() { 2.0 } else { 0.0 };
     let total = neighbour::expected(&subjects, plan, emulated)
@@ -195,7 +206,7 @@ fn compare(options: &Options, folder: &Path, stop: &Stop) -> Result<Report, Comp
     let (isolation, panic) = isolate(&runtimes, guests.as_ref(), stop, &mut progress, &mut not_run_list)?;
     let absent = &mut not_run_list;
     let memory = memory::measure(&runtimes, guests.as_ref(), places.as_ref(), stop, &mut progress, absent)?;
-    let bench = Bench { runtime: runtimes.first(), folder, plan, emulated, stop };
+    let bench = Bench { runtime: first, folder, plan, emulated, stop };
     let neighbours = bench.measure(&subjects, &mut progress, &mut noise, absent)?;
     noise.push(Noise::probe());
     if places.is_none() {
@@ -220,11 +231,28 @@ fn compare(options: &Options, folder: &Path, stop: &Stop) -> Result<Report, Comp
         isolation,
         panic,
         places,
-        neighbour: runtimes.first().map_or("a process in a control group of its own", |r| r.name).to_owned(),
+        neighbour: first.map_or("a process in a control group of its own", |r| r.name).to_owned(),
         neighbours,
         memory,
         not_run: not_run_list,
     })
+}
+
+/// The first runtime that keeps its containers where they belong: the one for the noisy neighbour.
+fn trusted<'a>(
+    runtimes: &'a [Runtime],
+    places: Option<&Places>,
+    stop: &Stop,
+    absent: &mut Vec<NotRun>,
+) -> Result<Option<&'a Runtime>, CompareError> {
+    let Some(places) = places else { return Ok(None) };
+    for runtime in runtimes {
+        let name = format!("{} beside a neighbour", runtime.name);
+        if kept(&name, neighbour::confirm_limits(runtime, &places.own, stop), absent)?.is_some() {
+            return Ok(Some(runtime));
+        }
+    }
+    Ok(None)
 }
 
 /// Looks into every runtime and the guest, and lets a guest panic.

@@ -115,6 +115,23 @@ pub fn subjects<'a>(first: Option<&'a Runtime>, guests: Option<&'a Guests>, plac
     subjects
 }
 
+/// Makes sure that `runtime` keeps a container on the CPUs it is told, as some do not without root.
+///
+/// # Errors
+/// [`CompareError::Ignored`] when it does not.
+pub fn confirm_limits(runtime: &Runtime, cpus: &CpuList, stop: &Stop) -> Result<(), CompareError> {
+    const FIELD: &str = "Cpus_allowed_list:";
+    let limits = Limits { cpu_shares: Some(SHARES), cpuset: Some(cpus.clone()), memory: None };
+    let mut container =
+        runtime.container(&id("limits"), &["/bin/busybox", "grep", FIELD, "/proc/self/status"], &limits)?;
+    let said = child::run(container.command(), PATIENCE, stop)?.success()?.stdout;
+    let said = String::from_utf8_lossy(&said).replace(FIELD, "").trim().to_owned();
+    if CpuList::parse(&said).as_ref() == Some(cpus) {
+        return Ok(());
+    }
+    Err(CompareError::Ignored { runtime: runtime.name, asked: cpus.clone(), found: said })
+}
+
 /// How often and how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {

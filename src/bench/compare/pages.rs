@@ -16,8 +16,10 @@ const UNIT: &str = "time of one piece of work, us (logarithmic)";
 pub(super) fn page(report: &Report) -> Page {
     let mut page = Page::new("ringfence compare", LEAD);
     page.warnings(&report.warnings);
-    page.section("Isolation").table(&tables::isolation(report));
-    views(report, &mut page);
+    if !report.isolation.is_empty() {
+        page.section("Isolation").table(&tables::isolation(report));
+        views(report, &mut page);
+    }
     if !report.neighbours.is_empty() {
         page.section("Noisy neighbour");
         page.paragraph(

@@ -14,7 +14,9 @@ pub(super) fn text(report: &Report) -> String {
         environment.note(format!("{name}: {value}"));
     }
     parts.push(lines_only(&environment));
-    parts.push(isolation(report).render());
+    if !report.isolation.is_empty() {
+        parts.push(isolation(report).render());
+    }
     if !report.neighbours.is_empty() {
         parts.push(neighbour(report).render());
     }
@@ -60,13 +62,12 @@ pub(super) fn isolation(report: &Report) -> Table {
         let answers = report.isolation.iter().map(answer);
         table.row([question.to_owned()].into_iter().chain(answers));
     };
-    row("kernel", &|s| if s.own_kernel { "its own".to_owned() } else { "the host's".to_owned() });
-    row("its release", &|s| s.view.kernel.split(' ').nth(1).unwrap_or("?").to_owned());
+    row("kernel", &|s| if s.own_kernel { "own".to_owned() } else { "host's".to_owned() });
     row("host system calls that the workload makes directly", &|s| {
         if s.own_kernel { "none".to_owned() } else { reach(s.reach()) }
     });
     row("host system calls after a break-out into the monitor", &|s| {
-        if s.own_kernel { reach(s.reach()) } else { "no monitor".to_owned() }
+        if s.own_kernel { reach(s.reach()) } else { "-".to_owned() }
     });
     row("facts of the host in /proc and /sys", &|s| format!("{} of {}", s.view.host_facts(), s.view.facts.len()));
     row("processes seen", &|s| s.view.processes.to_string());
@@ -75,9 +76,7 @@ pub(super) fn isolation(report: &Report) -> Table {
         if s.privileges.no_new_privileges { "none".to_owned() } else { s.privileges.bounding.to_string() }
     });
     row("user on the host", &|s| if s.privileges.uid == 0 { "root".to_owned() } else { s.privileges.uid.to_string() });
-    row("a kernel panic inside takes down", &|s| {
-        if s.own_kernel { "the guest".to_owned() } else { "the host".to_owned() }
-    });
+    row("a kernel panic inside takes down", &|s| if s.own_kernel { "itself" } else { "the host" }.to_owned());
     table.note(format!(
         "This host's kernel is {}; x86_64 Linux has {} system calls.",
         report.host_kernel, report.system_calls
@@ -99,6 +98,9 @@ fn reach(reach: Option<Reach>) -> String {
 fn isolation_notes(report: &Report) -> Vec<String> {
     let mut notes = Vec::new();
     for subject in &report.isolation {
+        let same = subject.view.kernel == report.host_kernel;
+        let whose = if same { ", the host's".to_owned() } else { format!(": {}", subject.view.kernel) };
+        notes.push(format!("{}: the kernel it sees{whose}.", subject.name));
         if let Some(reason) = &subject.unread {
             notes.push(format!("{}: its filters were not read: {reason}.", subject.name));
         }

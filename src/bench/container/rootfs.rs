@@ -73,6 +73,8 @@ impl RootFs {
     pub(super) fn write_tar(&self, to: &Path) -> io::Result<()> {
         let mut archive = tar::Builder::new(fs::File::create(to)?);
         archive.follow_symlinks(false);
+        // All of it is root's, whoever makes it.
+        archive.mode(tar::HeaderMode::Deterministic);
         archive.append_dir_all(".", &self.0)?;
         archive.into_inner()?.flush()
     }
