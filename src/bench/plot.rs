@@ -15,6 +15,8 @@ const WIDTH: u32 = 640;
 const HEIGHT: u32 = 420;
 /// Height of a bar with the room around it.
 const BAR: u32 = 46;
+/// Where a legend and bars begin.
+const LEFT: i32 = 8;
 const FONT: &str = "sans-serif";
 const FONT_SIZE: u32 = 15;
 /// Points of a curve, at most: finer than a screen shows.
@@ -148,9 +150,12 @@ pub fn distributions(
     if range.start <= 0.0 || range.start.is_nan() || range.end <= range.start {
         return Err(PlotError { name: name.to_owned(), reason: "there are no positive measurements".to_owned() });
     }
-    Svg::draw(name, HEIGHT, |area| {
+    let above = legend_height(series.len());
+    Svg::draw(name, HEIGHT + above, |area| {
+        draw_legend(area, series.iter().map(|s| s.name))?;
         let mut chart = ChartBuilder::on(area)
             .margin(12)
+            .margin_top(12 + above)
             .margin_right(24)
             .x_label_area_size(46)
             .y_label_area_size(64)
@@ -168,14 +173,11 @@ pub fn distributions(
             .y_label_formatter(&|y| share(*y))
             .draw()
             .map_err(|e| e.to_string())?;
-        for (i, (points, series)) in curves.iter().zip(series).enumerate() {
-            let drawn = chart.draw_series(LineSeries::new(points.iter().copied(), colour(i).stroke_width(2)));
-            drawn
-                .map_err(|e| e.to_string())?
-                .label(series.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour(i).stroke_width(3)));
+        for (i, points) in curves.iter().enumerate() {
+            let line = LineSeries::new(points.iter().copied(), colour(i).stroke_width(2));
+            chart.draw_series(line).map_err(|e| e.to_string())?;
         }
-        legend(&mut chart)
+        Ok(())
     })
 }
 
@@ -189,9 +191,12 @@ pub fn lines(name: &str, x: &str, y: &str, series: &[(&str, Vec<(f64, f64)>)]) -
     if !(right > 0.0 && top > 0.0) {
         return Err(PlotError { name: name.to_owned(), reason: "there are no positive points".to_owned() });
     }
-    Svg::draw(name, HEIGHT, |area| {
+    let above = legend_height(series.len());
+    Svg::draw(name, HEIGHT + above, |area| {
+        draw_legend(area, series.iter().map(|s| s.0))?;
         let mut chart = ChartBuilder::on(area)
             .margin(12)
+            .margin_top(12 + above)
             .margin_right(24)
             .x_label_area_size(46)
             .y_label_area_size(64)
@@ -209,15 +214,11 @@ pub fn lines(name: &str, x: &str, y: &str, series: &[(&str, Vec<(f64, f64)>)]) -
             .y_label_formatter(&|y| short(*y))
             .draw()
             .map_err(|e| e.to_string())?;
-        for (i, (label, points)) in series.iter().enumerate() {
+        for (i, (_, points)) in series.iter().enumerate() {
             let line = LineSeries::new(points.iter().copied(), colour(i).stroke_width(2)).point_size(3);
-            chart
-                .draw_series(line)
-                .map_err(|e| e.to_string())?
-                .label(*label)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour(i).stroke_width(3)));
+            chart.draw_series(line).map_err(|e| e.to_string())?;
         }
-        legend(&mut chart)
+        Ok(())
     })
 }
 
@@ -231,10 +232,8 @@ pub fn bars(name: &str, legend: &[&str], bars: &[Bar]) -> Result<Svg, PlotError>
     if longest <= 0.0 {
         return Err(PlotError { name: name.to_owned(), reason: "there is no bar with a length".to_owned() });
     }
-    const LEFT: i32 = 8;
     const LABEL: i32 = 120;
-    let legend_lines = legend.len().div_ceil(3) as u32;
-    let legend_height = legend_lines * 24 + if legend.is_empty() { 0 } else { 8 };
+    let legend_height = legend_height(legend.len());
     let height = bars.len() as u32 * BAR + legend_height + 12;
     let scale = f64::from(WIDTH as i32 - LEFT - LABEL) / longest;
     Svg::draw(name, height, |area| {
@@ -245,11 +244,7 @@ pub fn bars(name: &str, legend: &[&str], bars: &[Bar]) -> Result<Svg, PlotError>
         let block = |index: usize, from: (i32, i32), to: (i32, i32)| {
             area.draw(&Rectangle::new([from, to], colour(index).filled())).map_err(|e| e.to_string())
         };
-        for (i, label) in legend.iter().enumerate() {
-            let (x, y) = (LEFT + (i % 3) as i32 * 208, 14 + (i / 3) as i32 * 24);
-            block(i, (x, y - 6), (x + 12, y + 6))?;
-            text(label, (x + 18, y))?;
-        }
+        draw_legend(area, legend.iter().copied())?;
         for (i, bar) in bars.iter().enumerate() {
             let y = legend_height as i32 + i as i32 * BAR as i32;
             text(&bar.name, (LEFT, y + 12))?;
@@ -266,14 +261,24 @@ pub fn bars(name: &str, legend: &[&str], bars: &[Bar]) -> Result<Svg, PlotError>
     })
 }
 
-fn legend<'a, 's: 'a, X, Y>(chart: &mut ChartContext<'a, SVGBackend<'s>, Cartesian2d<X, Y>>) -> Result<(), String>
-where
-    X: Ranged<ValueType = f64>,
-    Y: Ranged<ValueType = f64>,
-{
-    let mut labels = chart.configure_series_labels();
-    labels.position(SeriesLabelPosition::LowerRight).background_style(GROUND.filled()).border_style(GRID);
-    labels.margin(10).label_font(font(INK)).draw().map_err(|e| e.to_string())
+/// Height of a legend of so many names, three to a line.
+fn legend_height(names: usize) -> u32 {
+    names.div_ceil(3) as u32 * 24 + if names == 0 { 0 } else { 8 }
+}
+
+/// Draws names with their colours at the top, where no curve is.
+fn draw_legend<'n>(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    names: impl Iterator<Item = &'n str>,
+) -> Result<(), String> {
+    for (i, name) in names.enumerate() {
+        let (x, y) = (LEFT + (i % 3) as i32 * 208, 14 + (i / 3) as i32 * 24);
+        let block = Rectangle::new([(x, y - 6), (x + 12, y + 6)], colour(i).filled());
+        area.draw(&block).map_err(|e| e.to_string())?;
+        let style = font(INK).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(name.to_owned(), (x + 18, y), style)).map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 /// A distribution's curve: time, and how far up the stretched scale the share of runs at or below it is.
