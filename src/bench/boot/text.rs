@@ -299,3 +299,88 @@ fn notes(group: &Group) -> String {
     }
     if out.is_empty() { out } else { out + "\n" }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::phases::Phase;
+    use super::super::subjects::Kind;
+    use super::*;
+    use crate::bench::container::NotRun;
+
+    fn subject(name: &str, us: &[f64], phases: &[(Part, f64)]) -> SubjectResult {
+        let phases: Vec<_> = phases.iter().map(|&(part, mean_us)| Phase { name: "a phase", part, mean_us }).collect();
+        let whole_us = phases.iter().map(|phase| phase.mean_us).sum();
+        let mut subject = SubjectResult {
+            name: name.to_owned(),
+            kind: Kind::Monitor,
+            version: None,
+            command: String::new(),
+            series: Vec::new(),
+            phases: Some(Phases { runs: 3, phases, whole_us, unexplained_us: 0.0, odd_runs: 0 }),
+            memory: Some(Memory { pss_bytes: 3 << 20, guest_ram_bytes: Some(1 << 20), ..Memory::default() }),
+            failures: Vec::new(),
+        };
+        (0..).zip(us).for_each(|(turn, us)| subject.push(Measure::Exit, turn, *us));
+        subject
+    }
+
+    fn group() -> Group {
+        let subjects = vec![
+            subject(
+                "ringfence",
+                &[10_000.0, 20_000.0],
+                &[(Part::Start, 1000.0), (Part::Kernel, 3000.0), (Part::End, 0.4)],
+            ),
+            subject("cloud-hypervisor", &[50.0, 100.0], &[(Part::Start, 2000.0)]),
+        ];
+        let not_run =
+            vec![NotRun { name: "runc".into(), reason: "not installed".into(), remedy: "Install it.".into() }];
+        let mut group = Group { name: "linux", title: "T".into(), baseline: None, subjects, not_run };
+        group.sum_up("ringfence");
+        group
+    }
+
+    /// Proves that a table shows what was measured in milliseconds, a small ratio as a fraction, and one run without an interval.
+    #[test]
+    fn tables_show_milliseconds_and_ratios() {
+        let text = times(&group(), Measure::Exit, Detail::Half).unwrap().render();
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1], ["ms", "runs", "p50", "p90", "p99", "max", "mean", "ratio"]);
+        assert_eq!(rows[2], ["ringfence", "2", "15.0", "20.0", "20.0", "20.0", "15.0", "±33%", "1.00", "±0%"]);
+        assert_eq!(rows[3][0], "cloud-hypervisor");
+        assert_eq!(rows[3][8..], ["1/200", "±0%"]);
+        assert!(times(&group(), Measure::Bell, Detail::Half).is_none());
+        let one = Estimate { value: 0.5, interval: crate::bench::statistics::Interval { low: 0.5, high: 0.5 } };
+        assert_eq!(half(&one, 1), "");
+        assert_eq!([fraction(0.0), fraction(0.5), fraction(0.01)], ["0.00", "0.50", "1/100"]);
+    }
+
+    /// Proves that bars are as long as their share, and their parts too.
+    #[test]
+    fn bars_are_as_long_as_their_share() {
+        let text = bars(&group());
+        let cells = |name: &str, fill: char| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.chars().filter(|c| *c == fill).count()
+        };
+        assert_eq!([cells("ringfence", '█'), cells("ringfence", '▓'), cells("cloud", '█')], [11, 33, 22]);
+        assert!(!unlike(&group()));
+    }
+
+    /// Proves that what could not run is told with its remedy, and that everything fits 80 columns.
+    #[test]
+    fn all_of_it_fits_a_terminal() {
+        let group = group();
+        let all = [
+            times(&group, Measure::Exit, Detail::Half).unwrap().render(),
+            bars(&group),
+            memory(&group).unwrap().render(),
+            notes(&group),
+        ];
+        for line in all.iter().flat_map(|text| text.lines()) {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(all[3].contains("not run: runc: not installed. Install it."));
+        assert!(all[2].contains("1.00 MiB"));
+    }
+}
