@@ -221,6 +221,9 @@ fn grow(
     let mut growths: Vec<Growth> = Vec::new();
     for contestant in contestants {
         for axis in [Axis::Memory, Axis::Cpus] {
+            if axis == Axis::Cpus && !contestant.subject.takes_cpus() {
+                continue;
+            }
             let points = shapes.iter().filter(|shape| shape.0 == axis).map(|shape| (shape.1, Sample::default()));
             let points: Vec<_> = points.collect();
             let subject = contestant.subject.name().to_owned();

@@ -127,7 +127,7 @@ pub(super) fn times(group: &Group, measure: Measure, detail: Detail) -> Option<T
         table.row([subject.name.clone(), count, p50, p90, p99, max, mean, ratio.unwrap_or_default()]);
     }
     // On a page each table stands by itself; on a terminal the note comes once, below them all.
-    if detail == Detail::Ends {
+    if detail == Detail::Ends && rows.len() > 1 {
         table.note(note(group, "[ ]: 95 % interval"));
     }
     Some(table)

@@ -23,6 +23,11 @@ impl Subject for Floor {
         Kind::Monitor
     }
 
+    /// It has one, always.
+    fn takes_cpus(&self) -> bool {
+        false
+    }
+
     fn version(&self) -> Option<&str> {
         None
     }

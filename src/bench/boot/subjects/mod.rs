@@ -83,6 +83,11 @@ pub trait Subject: Send + Sync {
         false
     }
 
+    /// Whether it makes as many vCPUs as it is asked for.
+    fn takes_cpus(&self) -> bool {
+        true
+    }
+
     /// What it says its version is.
     fn version(&self) -> Option<&str>;
 
