@@ -164,7 +164,7 @@ fn ram_is_whole_from_the_first_instruction() {
                 exit(a, 5)
             })
             .with(TABLES, tables())
-            .run(&["--memory", "8G"]);
+            .run(&["--memory", "5G"]);
             assert_eq!(ran.status, Some(5), "at {place:#x}: {}", ran.stderr);
         }
     }

