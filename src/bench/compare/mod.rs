@@ -157,7 +157,8 @@ fn not_run(name: &str, error: &CompareError) -> NotRun {
     }
     let remedy = match error {
         CompareError::Guest(_) => "Do what the message says, then compare again.",
-        CompareError::Cgroup(_) | CompareError::Ignored { .. } => "Run as root.",
+        CompareError::Ignored { .. } => "Run as root.",
+        CompareError::Cgroup(_) => "Run as root, and one comparison at a time.",
         CompareError::Record(_) => "Run it again; if it stays so, please report it.",
         _ => "Make the command work by itself, then compare again.",
     };
