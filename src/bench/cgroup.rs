@@ -93,6 +93,10 @@ impl CpuGroup {
 
 impl Drop for CpuGroup {
     fn drop(&mut self) {
+        // A removed group keeps its real-time until the kernel frees it, which takes a while.
+        for dir in self.0.ancestors().take(2).map(|dir| dir.join("cpu.rt_runtime_us")).filter(|file| file.exists()) {
+            let _ = fs::write(dir, "0");
+        }
         // Its members have ended, but the kernel may take a moment to let go of the last.
         for _ in 0..50 {
             match fs::remove_dir(&self.0) {
@@ -150,5 +154,9 @@ mod tests {
         let path = group.0.clone();
         drop(group);
         assert!(!path.exists());
+        for _ in 0..20 {
+            let again = CpuGroup::new(&format!("test-{}", std::process::id()), SHARES).unwrap();
+            again.allow_real_time().expect("a removed group has given its real-time back");
+        }
     }
 }
