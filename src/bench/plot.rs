@@ -27,11 +27,11 @@ const INK: RGBColor = RGBColor(0xa0, 0, 0xf0);
 const GRID: RGBColor = RGBColor(0xa0, 0, 0xf1);
 const GROUND: RGBColor = RGBColor(0xa0, 0, 0xf2);
 
-/// Colours that are told apart by people who see few colours (Okabe and Ito, "Color Universal Design", 2008), on white; the
-/// fifth and eighth darkened, to be seen as lines.
-const PRINT: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#a8508a", "#b07800", "#3a9bd0", "#5c5c5c", "#7a6a00"];
+/// Colours that are told apart by people who see few colours (Okabe and Ito, "Color Universal Design", 2008), on white; some
+/// darkened, to be seen as lines.
+const PRINT: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#a8508a", "#333333", "#3a9bd0", "#b07800", "#7a6a00"];
 /// The same on a dark ground.
-const DARK: [&str; 8] = ["#5db4ea", "#ff9447", "#3fd1a5", "#e9a3cd", "#f0be4a", "#9ad7f7", "#b5b5b5", "#e6d95a"];
+const DARK: [&str; 8] = ["#5db4ea", "#ff9447", "#3fd1a5", "#e9a3cd", "#f2f2f2", "#9ad7f7", "#f0be4a", "#e6d95a"];
 
 /// Why there is no plot.
 #[derive(Debug, Error, PartialEq, Eq)]
