@@ -17,7 +17,7 @@ use crate::bench::progress::Progress;
 
 /// A start that takes longer than this, in seconds, is not made many times over.
 pub(super) const SLOW: f64 = 2.0;
-/// So many failures one after the other end a subject's part.
+/// So many failures one after the other end a subject's part; of one that is slow, a single one.
 const FAILURES: u32 = 3;
 /// What a start is taken for before the first one, in seconds: Linux where it is slow, and anything else.
 const GUESS: (f64, f64) = (12.0, 0.2);
@@ -57,7 +57,7 @@ impl Contestant {
 
     /// Whether its part is over; says so in the group's results.
     fn over(&self) -> bool {
-        self.in_a_row >= FAILURES
+        self.in_a_row >= if self.seconds > SLOW { 1 } else { FAILURES }
     }
 }
 
@@ -87,10 +87,9 @@ pub(super) fn warm_up(
     for mut contestant in contestants {
         let name = contestant.subject.name().to_owned();
         progress.step(&format!("{}: warm-up and memory, {name}", group.name));
-        let began = Instant::now();
         match held(plan, &contestant, stop) {
-            Ok(found) => {
-                contestant.seconds = began.elapsed().as_secs_f64();
+            Ok((found, took)) => {
+                contestant.seconds = took.as_secs_f64();
                 contestant.runs = plan.runs(contestant.seconds);
                 contestant.traced = plan.traced_runs(contestant.seconds);
                 let result = group.subjects.iter_mut().find(|subject| subject.name == name);
@@ -116,17 +115,17 @@ pub(super) fn warm_up(
     Ok(able)
 }
 
-/// A run whose payload stays until its memory has been counted.
-fn held(plan: &Plan, contestant: &Contestant, stop: &Stop) -> Result<memory::Memory, AttemptError> {
+/// A run whose payload stays until its memory has been counted; that, and how long its line took.
+fn held(plan: &Plan, contestant: &Contestant, stop: &Stop) -> Result<(memory::Memory, Duration), AttemptError> {
     let id = unique();
     let order = Order { shape: plan.shape, hold: true, report: None, id: &id };
     let mut attempt: Attempt<'_> = contestant.subject.attempt(&order)?;
     let mut running = Running::start(attempt.program.command())?;
-    running.line(&contestant.marker, contestant.patience, stop)?;
+    let took = running.line(&contestant.marker, contestant.patience, stop)?.since(running.start);
     let shape = contestant.is_monitor().then_some(plan.shape);
     let found = memory::count(running.pid(), contestant.subject.name(), &attempt.program, shape, stop);
     drop(running);
-    Ok(found)
+    Ok((found, took))
 }
 
 /// The runs that are timed, with nothing else going on.
@@ -182,7 +181,8 @@ fn note(
             contestant.in_a_row += 1;
             into.failures.push(format!("turn {turn}: {error}"));
             if contestant.over() {
-                into.failures.push(format!("turn {turn}: {FAILURES} failed one after the other; not run any more"));
+                let text = format!("turn {turn}: not run any more, after {} that failed", contestant.in_a_row);
+                into.failures.push(text);
             }
         }
     }

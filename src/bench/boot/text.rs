@@ -70,7 +70,11 @@ fn estimate(estimate: &Estimate) -> String {
 fn half(estimate: &Estimate, runs: usize) -> String {
     let interval = estimate.interval;
     let share = (interval.high - interval.low) / 2.0 / estimate.value * 100.0;
-    if runs < 2 || !share.is_finite() { String::new() } else { format!(" ±{share:.0}%") }
+    match share {
+        share if runs < 2 || !share.is_finite() => String::new(),
+        share if share >= 99.5 => " ±>99%".to_owned(),
+        share => format!(" ±{share:.0}%"),
+    }
 }
 
 /// A ratio, the small ones as a fraction: `24.9`, `1/220`.
@@ -181,7 +185,7 @@ pub(super) fn sum(phases: &Phases) -> String {
     format!(
         "{runs}, {} in all; the phases leave {:.1} us of it unexplained{odd}",
         time(phases.whole_us),
-        phases.unexplained_us
+        phases.unexplained_us.abs()
     )
 }
 

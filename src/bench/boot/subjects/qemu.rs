@@ -72,13 +72,16 @@ impl Subject for Qemu {
         // Where KVM emulates ring 0 its emulator lacks this feature's instruction, and ringfence hides it as well.
         command.arg("-cpu").arg(if host::flavour().emulates_ring_0() { "host,-cx16" } else { "host" });
         command.args("-nodefaults -no-user-config -display none -serial stdio -no-reboot".split(' '));
-        if self.machine == QemuMachine::Microvm {
-            // It has no keyboard controller to be reset by; a debug exit is where the guest's init, or the few bytes, write to.
-            let port = match self.guest.kind {
-                GuestKind::Trivial => "isa-debug-exit,iobase=0x64,iosize=1",
-                _ => "isa-debug-exit,iobase=0x614,iosize=4",
-            };
-            command.args(["-device", port]);
+        // A debug exit is where the guest's init gives its status, as it does to ringfence. A microvm has no keyboard controller for
+        // the few instructions to reset, and takes their write by another.
+        match (self.guest.kind, self.machine) {
+            (GuestKind::Trivial, QemuMachine::Q35) => {}
+            (GuestKind::Trivial, QemuMachine::Microvm) => {
+                command.args(["-device", "isa-debug-exit,iobase=0x64,iosize=1"]);
+            }
+            _ => {
+                command.args(["-device", "isa-debug-exit,iobase=0x614,iosize=4"]);
+            }
         }
         command.arg("-kernel").arg(self.guest.kernel(order.hold)).arg("-append").arg(&self.guest.cmdline);
         if let Some(initrd) = self.guest.initrd(order.hold) {
