@@ -21,7 +21,7 @@ use super::signals::{self, Signals};
 use super::threads::{Confines, Made, Threads};
 use super::trim;
 use super::vcpu::Shared;
-use super::vm::{KvmTime, Start, Vm, VmError};
+use super::vm::{KvmTime, Vm, VmError};
 use crate::bus::BusError;
 use crate::config::{Granted, Halt, IrqChip, MachineConfig};
 use crate::console::{self, Console, ConsoleError};
@@ -103,7 +103,6 @@ pub struct Machine {
     threads: Threads,
     shared: Arc<Shared>,
     allocation: Option<Arc<Allocation>>,
-    start: Start,
     devices: Devices,
     console: Console,
     signals: Signals,
@@ -136,7 +135,8 @@ impl Machine {
     ///    was asked for in a special way is read back from the kernel.
     /// 5. The machine is put on the list of those that run, while KVM still works on it; the console's thread starts and confines
     ///    itself.
-    /// 6. Devices are put on the buses; the other vCPUs' threads start and confine themselves.
+    /// 6. The first vCPU's thread puts it at the kernel's entry and confines itself; meanwhile
+    /// 7. devices are put on the buses; the other vCPUs' threads start and confine themselves.
     pub fn build(
         config: &MachineConfig,
         kvm: Kvm,
@@ -172,6 +172,7 @@ impl Machine {
         }
         timeline.reach(Phase::Loaded);
         sandbox.complete(&console.folders())?;
+        threads.enter_at(start);
         let asked = listing::asked(config, allocation.as_deref(), &ram, &sandbox);
         let registration = listing::register(config, asked, &ram, &mut warnings)?;
         let writer = start_writer(&console, &sandbox)?;
@@ -189,7 +190,6 @@ impl Machine {
             threads,
             shared,
             allocation,
-            start,
             devices,
             console,
             signals,
@@ -243,7 +243,7 @@ impl Machine {
     ///
     /// 1. Every thread is put on the host's CPUs it was given, where any were. The terminal becomes the guest's, and this
     ///    thread confines itself for good: whatever the caller needs after the machine must be open now.
-    /// 2. The vCPUs are let into the guest; the first one's thread is the last to confine itself. KVM is told of late RAM.
+    /// 2. The vCPUs are let into the guest. KVM is told of late RAM.
     /// 3. Memory that only the start needed is given back, and the host is asked for huge pages: before, the few pages of the
     ///    tables would each have taken a huge one. Core dumps will not hold RAM.
     /// 4. This thread serves console, signals and the time limit until someone turns the power off.
@@ -263,7 +263,7 @@ impl Machine {
         self.console.start()?;
         self.sandbox.confine(ThreadKind::Main, "main")?;
         drop(self.sandbox);
-        self.threads.go(&self.shared, self.start);
+        self.threads.go(&self.shared);
         let told = tell_late(&self.vm, &self.late, &self.shared);
         trim::drop_start_pages();
         self.shared.ram.prefer_huge_pages();

@@ -29,7 +29,6 @@ type Ended = Result<Option<ExitCounts>, MachineError>;
 #[derive(Clone)]
 struct Go {
     shared: Arc<Shared>,
-    start: Start,
 }
 
 /// A machine in KVM, and what its vCPUs' CPUID is made of.
@@ -50,6 +49,8 @@ pub(super) struct Confines {
 pub(super) struct Threads {
     handles: Vec<JoinHandle<Ended>>,
     gates: Vec<Sender<Go>>,
+    /// To the first vCPU: where the kernel is entered.
+    entry: Option<Sender<Start>>,
     made: Receiver<Made>,
     ready: Receiver<()>,
     ready_in: Sender<()>,
@@ -72,9 +73,11 @@ impl Threads {
         let Confines { sandbox, allocation } = confines;
         let (made_in, made) = channel();
         let (ready_in, ready) = channel();
+        let (entry_in, entry) = channel();
         let mut threads = Self {
             handles: Vec::new(),
             gates: Vec::new(),
+            entry: Some(entry_in),
             made,
             ready,
             ready_in,
@@ -97,15 +100,25 @@ impl Threads {
             vm::prepare(&vcpu, 0, &template, &vm.time)?;
             vm.map(0, &early.pieces)?;
             timeline.reach(Phase::MemoryMapped);
+            let Ok(start) = entry.recv() else { return Ok(None) };
+            vm::enter_kernel(&vcpu, start, &vm.time)?;
+            confine(Some(sandbox), 0)?;
             let Ok(go) = gate.recv() else { return Ok(None) };
             // `go` has a share of RAM, too.
             drop(early);
-            vm::enter_kernel(&vcpu, go.start, &vm.time)?;
-            confine(Some(sandbox), 0)?;
             timeline.reach(Phase::FirstRun);
             Ok(Some(vcpu::run(vcpu, 0, &go.shared)))
         })?;
         Ok(threads)
+    }
+
+    /// Tells the first vCPU where the kernel is entered. Its thread confines itself then, beside what is left to be done here;
+    /// the sandbox must be complete.
+    pub(super) fn enter_at(&mut self, start: Start) {
+        if let Some(entry) = self.entry.take() {
+            // A thread that is gone has failed, and its error is told when it is joined.
+            let _ = entry.send(start);
+        }
     }
 
     /// Waits for the machine, and starts the threads of the other vCPUs. Returns when every vCPU is there: an INIT that the
@@ -113,7 +126,7 @@ impl Threads {
     pub(super) fn made(&mut self, cpus: u32) -> Result<Made, MachineError> {
         let Ok(made) = self.made.recv() else {
             // The first thread ended without a machine: it knows why.
-            self.gates.clear();
+            self.close();
             return Err(self.join().err().unwrap_or(MachineError::NoMachine));
         };
         for id in 1..cpus {
@@ -155,19 +168,25 @@ impl Threads {
     }
 
     /// Lets the vCPUs into the guest.
-    pub(super) fn go(&mut self, shared: &Arc<Shared>, start: Start) {
+    pub(super) fn go(&mut self, shared: &Arc<Shared>) {
         self.sandbox = None;
         for gate in self.gates.drain(..) {
             // A thread that is gone has failed, and its error is told when it is joined.
-            let _ = gate.send(Go { shared: shared.clone(), start });
+            let _ = gate.send(Go { shared: shared.clone() });
         }
     }
 
     /// Kicks the vCPUs out of the guest and waits for their threads. The machine's power must be off.
     pub(super) fn stop(mut self) -> Result<ExitCounts, MachineError> {
-        self.gates.clear();
+        self.close();
         self.handles.iter().for_each(signals::kick);
         self.join()
+    }
+
+    /// Nobody waits at a gate any longer.
+    fn close(&mut self) {
+        self.entry = None;
+        self.gates.clear();
     }
 
     fn join(&mut self) -> Result<ExitCounts, MachineError> {
@@ -192,7 +211,7 @@ fn confine(sandbox: Option<Arc<Sandbox>>, id: u32) -> Result<(), MachineError> {
 impl Drop for Threads {
     /// A machine that is given up before it runs leaves no thread behind.
     fn drop(&mut self) {
-        self.gates.clear();
+        self.close();
         self.power.end(Outcome::Quit);
         self.handles.iter().for_each(signals::kick);
         self.handles.drain(..).for_each(|handle| drop(handle.join()));
