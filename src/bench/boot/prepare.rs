@@ -84,26 +84,24 @@ pub(super) fn group(
         match subject {
             Err(not_run) => group.not_run.push(not_run),
             Ok(subject) => {
-                let monitor = subject.kind() == Kind::Monitor;
-                let patience = if monitor && !trivial { LINUX_PATIENCE } else { PATIENCE };
-                let marker = match (&guest, monitor) {
-                    (Some(guest), true) => guest.marker.clone(),
-                    _ => payload::LINE.trim_end().as_bytes().to_vec(),
-                };
                 group.subjects.push(result(plan, &*subject));
-                contestants.push(Contestant {
-                    subject,
-                    marker,
-                    runs: 0,
-                    traced: 0,
-                    patience,
-                    seconds: 0.0,
-                    in_a_row: 0,
-                });
+                contestants.push(contestant(subject, guest.as_ref()));
             }
         }
     }
     Ok((guest, contestants, group))
+}
+
+/// A subject before its warm-up.
+fn contestant(subject: Box<dyn subjects::Subject>, guest: Option<&Guest>) -> Contestant {
+    let guest = guest.filter(|_| subject.kind() == Kind::Monitor);
+    let patience = match guest {
+        Some(guest) if guest.kind != GuestKind::Trivial => LINUX_PATIENCE,
+        _ => PATIENCE,
+    };
+    let line = || payload::LINE.trim_end().as_bytes().to_vec();
+    let marker = guest.map_or_else(line, |guest| guest.marker.clone());
+    Contestant { subject, marker, runs: 0, traced: 0, patience, seconds: 0.0, in_a_row: 0 }
 }
 
 fn result(plan: &Plan, subject: &dyn subjects::Subject) -> SubjectResult {
