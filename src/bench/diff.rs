@@ -19,6 +19,8 @@ use super::table::{Table, ratio};
 const ALPHA: f64 = 0.05;
 /// With fewer samples on a side, no order of them is rare enough to tell anything.
 const SAMPLES_MIN: usize = 5;
+/// A spin's 99th percentile on a quiet machine is at most this many times its median.
+const NOISY: f64 = 1.2;
 /// Largest report that is read, in bytes.
 const FILE_MAX: u64 = 256 << 20;
 /// What is compared: traced runs count too, memory does not.
@@ -54,12 +56,21 @@ pub struct Report {
     memory_bytes: u64,
     #[serde(default)]
     cold: Option<String>,
+    #[serde(default)]
+    noise: Vec<Noise>,
     environment: Environment,
     groups: Vec<Group>,
 }
 
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Noise {
+    p50_us: f64,
+    p99_us: f64,
+}
+
 #[derive(Debug, Deserialize)]
 struct Environment {
+    load: Option<f64>,
     linux: Option<String>,
     kvm: serde_json::Value,
     cpus: Cpus,
@@ -242,7 +253,18 @@ pub fn differences(a: &Report, b: &Report) -> Vec<String> {
     check("KVM", a.environment.kvm.to_string(), b.environment.kvm.to_string());
     check("the number of vCPUs", a.cpus.to_string(), b.cpus.to_string());
     check("guest RAM in bytes", a.memory_bytes.to_string(), b.memory_bytes.to_string());
+    let load = |report: &Report| report.environment.load.unwrap_or_default();
+    // A difference of one task that wants a CPU is nothing to tell.
+    if (load(a) - load(b)).abs() > 1.0 {
+        check("the machine's load", format!("{:.1}", load(a)), format!("{:.1}", load(b)));
+    }
+    let noisy = |report: &Report| report.noise.iter().any(|noise| noise.p99_us > NOISY * noise.p50_us);
+    let noise = |report: &Report| if noisy(report) { "noisy" } else { "quiet" }.to_owned();
+    check("the machine", noise(a), noise(b));
     check("the state of the caches", a.cold.clone().unwrap_or("warm".into()), b.cold.clone().unwrap_or("warm".into()));
+    if noisy(a) && noisy(b) {
+        found.push("the machine was noisy in both".to_owned());
+    }
     found
 }
 
@@ -347,10 +369,15 @@ mod tests {
         let mut other = report(&[("a", &[1.0])]);
         other.environment.cpus.model = Some("another\x1b".to_owned());
         other.memory_bytes = 5;
+        other.noise.push(Noise { p50_us: 100.0, p99_us: 900.0 });
         let found = differences(&report(&[("a", &[1.0])]), &other);
         assert_eq!(
             found,
-            ["the CPU differs: a CPU before, another? after", "guest RAM in bytes differs: 1 before, 5 after"]
+            [
+                "the CPU differs: a CPU before, another? after",
+                "guest RAM in bytes differs: 1 before, 5 after",
+                "the machine differs: quiet before, noisy after"
+            ]
         );
     }
 }
