@@ -128,15 +128,15 @@ impl Machine {
     /// 2. The host's CPUs are taken, where any were asked for. RAM is mapped; nothing is touched. What was asked for it is
     ///    said to the kernel, after a look at whether it can be had.
     /// 3. What all threads' confinement has in common is done. The first vCPU's thread starts: it makes the machine in KVM, its
-    ///    interrupt controllers, its own vCPU, and tells KVM of the RAM (the rest follows in `run`, where that takes long), which
-    ///    KVM does more slowly before the interrupt
-    ///    controllers. It mostly waits; meanwhile
+    ///    interrupt controllers and its own vCPU. It mostly waits; meanwhile
     /// 4. RAM that is to be there from the start is taken; kernel, initrd and tables are put into it on this thread; RAM that
     ///    was asked for in a special way is read back from the kernel.
     /// 5. The machine is put on the list of those that run, while KVM still works on it; the console's thread starts and confines
     ///    itself.
-    /// 6. The first vCPU's thread puts it at the kernel's entry and confines itself; meanwhile
-    /// 7. devices are put on the buses; the other vCPUs' threads start and confine themselves.
+    /// 6. The first vCPU's thread gives its vCPU what firmware would, puts it at the kernel's entry and confines itself;
+    ///    meanwhile
+    /// 7. the other vCPUs' threads start and confine themselves, KVM is told of the RAM (before the interrupt controllers it
+    ///    would take longer; what takes long at all follows in `run`), and devices are put on the buses.
     pub fn build(
         config: &MachineConfig,
         kvm: Kvm,
@@ -160,9 +160,7 @@ impl Machine {
             MachineRequest { cpus: config.cpus, irqchip: config.irqchip, flavour, halt: config.placement.halt };
         let sandbox = Arc::new(Sandbox::prepare(Layers::from(config.sandbox), console::give_back)?);
         let confines = Confines { sandbox: sandbox.clone(), allocation: allocation.clone() };
-        let (early, late) = late_ram::slots(&ram, flavour, &config.ram_policy);
-        let mut late = (early.pieces.len(), late);
-        let mut threads = Threads::start(kvm, request, early, power.clone(), confines, timeline.clone())?;
+        let mut threads = Threads::start(kvm, request, power.clone(), confines, timeline.clone())?;
         reserve::prefault(&ram, &signals, allocation.as_deref().map(Allocation::granted), taken)?;
         let Loaded { start, kernel_end, format, mut warnings, notes } = load::load(config, &ram)?;
         reserve::verify(&ram)?;
@@ -176,16 +174,17 @@ impl Machine {
         let asked = listing::asked(config, allocation.as_deref(), &ram, &sandbox);
         let registration = listing::register(config, asked, &ram, &mut warnings)?;
         let writer = start_writer(&console, &sandbox)?;
+        let (early, late) = late_ram::slots(&ram, flavour, &config.ram_policy, kernel_end);
         let Made { vm, write_ring, .. } = threads.made(config.cpus)?;
+        vm.map(0, &early)?;
+        timeline.reach(Phase::MemoryMapped);
         let (devices, buses) = attach(&vm, &power, &console)?;
         let posted = Posted::new(vm.fd.clone(), write_ring);
-        if kernel_end > late_ram::EARLY {
-            vm.map(late.0, &std::mem::take(&mut late.1))?;
-        }
-        let late_ram = LateRam::new(ram.clone(), !late.1.is_empty());
+        let late_ram = LateRam::new(ram.clone(), !late.is_empty());
         let shared = Arc::new(Shared { buses, posted, power, ram, late_ram, flavour });
         // Where nothing is written there is no thread, and nothing comes.
         writer.recv().unwrap_or(Ok(()))?;
+        threads.all_there(config.cpus);
         Ok(Self {
             threads,
             shared,
@@ -196,7 +195,7 @@ impl Machine {
             sandbox,
             timeline,
             vm,
-            late,
+            late: (early.len(), late),
             format,
             warnings,
             notes,

@@ -15,31 +15,31 @@ use crate::host::Flavour;
 use crate::memory::{GuestRam, Region};
 
 /// RAM that the guest starts with.
-pub(super) const EARLY: u64 = 128 << 20;
+const EARLY: u64 = 128 << 20;
 /// Smallest RAM that is worth it.
 const WORTH_IT: u64 = 1 << 30;
 
-/// What KVM must know before the guest runs.
-pub(super) struct Early {
-    /// Keeps the pieces mapped.
-    #[expect(dead_code, reason = "held, not read")]
-    ram: Arc<GuestRam>,
-    pub(super) pieces: Vec<Region>,
-}
-
-/// Cuts RAM into what the guest starts with and the rest. RAM that was asked for in a special way is not cut.
-pub(super) fn slots(ram: &Arc<GuestRam>, flavour: Flavour, policy: &RamPolicy) -> (Early, Vec<Region>) {
+/// Cuts RAM into what KVM must know before the guest runs, and the rest. RAM that was asked for in a special way is not cut,
+/// nor is RAM with a kernel that ends, at `kernel_end`, beyond what the guest would start with.
+pub(super) fn slots(
+    ram: &GuestRam,
+    flavour: Flavour,
+    policy: &RamPolicy,
+    kernel_end: u64,
+) -> (Vec<Region>, Vec<Region>) {
     let all: Vec<Region> = ram.regions().collect();
-    let wanted = flavour == Flavour::PageTable && *policy == RamPolicy::default() && ram.size().as_u64() >= WORTH_IT;
-    let (pieces, late) = match all.split_first() {
+    let wanted = flavour == Flavour::PageTable
+        && *policy == RamPolicy::default()
+        && ram.size().as_u64() >= WORTH_IT
+        && kernel_end <= EARLY;
+    match all.split_first() {
         Some((first, others)) if wanted && first.len > EARLY => {
             let rest = Region { start: EARLY, len: first.len - EARLY, host_address: first.host_address + EARLY };
             let late = std::iter::once(rest).chain(others.iter().copied()).collect();
             (vec![Region { len: EARLY, ..*first }], late)
         }
         _ => (all, Vec::new()),
-    };
-    (Early { ram: ram.clone(), pieces }, late)
+    }
 }
 
 /// What the vCPUs know of the rest.
@@ -126,9 +126,9 @@ mod tests {
             (ByteSize::gib(8), Flavour::Svm, 0),
         ] {
             let ram = ram(size);
-            let (early, rest) = slots(&ram, flavour, &policy);
+            let (early, rest) = slots(&ram, flavour, &policy, 2 << 20);
             assert_eq!(rest.len(), late, "{size}");
-            let pieces: Vec<_> = early.pieces.iter().chain(&rest).collect();
+            let pieces: Vec<_> = early.iter().chain(&rest).collect();
             assert_eq!(pieces.iter().map(|r| r.len).sum::<u64>(), size.as_u64());
             for piece in pieces {
                 let whole = ram.regions().find(|r| piece.start >= r.start && piece.start < r.start + r.len).unwrap();
@@ -136,6 +136,8 @@ mod tests {
                 assert!(piece.start + piece.len <= whole.start + whole.len);
             }
         }
+        let (_, late) = slots(&ram(ByteSize::gib(8)), Flavour::PageTable, &policy, EARLY + 1);
+        assert!(late.is_empty(), "a kernel must be there whole when it is entered");
     }
 
     /// Proves that an early access waits, and then reaches RAM; that MMIO never waits; and that an instruction is tried again

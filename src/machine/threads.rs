@@ -10,7 +10,6 @@ use std::thread::{self, JoinHandle};
 use kvm_ioctls::{Kvm, VcpuFd};
 
 use super::build::MachineError;
-use super::late_ram::Early;
 use super::outcome::Outcome;
 use super::power::Power;
 use super::report::{ExitCounts, Phase, Timeline};
@@ -61,11 +60,10 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts the first vCPU's thread, which makes the machine and tells KVM of the RAM that the guest starts with.
+    /// Starts the first vCPU's thread, which makes the machine.
     pub(super) fn start(
         kvm: Kvm,
         request: MachineRequest,
-        early: Early,
         power: Arc<Power>,
         confines: Confines,
         timeline: Arc<Timeline>,
@@ -98,14 +96,10 @@ impl Threads {
             // Nobody listens any more when the kernel could not be loaded, and then the gate stays shut, too.
             let _ = made_in.send(Made { vm: vm.clone(), template: template.clone(), write_ring });
             vm::prepare(&vcpu, 0, &template, &vm.time)?;
-            vm.map(0, &early.pieces)?;
-            timeline.reach(Phase::MemoryMapped);
             let Ok(start) = entry.recv() else { return Ok(None) };
             vm::enter_kernel(&vcpu, start, &vm.time)?;
             confine(Some(sandbox), 0)?;
             let Ok(go) = gate.recv() else { return Ok(None) };
-            // `go` has a share of RAM, too.
-            drop(early);
             timeline.reach(Phase::FirstRun);
             Ok(Some(vcpu::run(vcpu, 0, &go.shared)))
         })?;
@@ -121,8 +115,7 @@ impl Threads {
         }
     }
 
-    /// Waits for the machine, and starts the threads of the other vCPUs. Returns when every vCPU is there: an INIT that the
-    /// guest sends to one that is not would be lost.
+    /// Waits for the machine, and starts the threads of the other vCPUs.
     pub(super) fn made(&mut self, cpus: u32) -> Result<Made, MachineError> {
         let Ok(made) = self.made.recv() else {
             // The first thread ended without a machine: it knows why.
@@ -147,8 +140,12 @@ impl Threads {
                 Ok(Some(vcpu::run(vcpu, id, &go.shared)))
             })?;
         }
-        self.ready.iter().take(cpus as usize - 1).for_each(drop);
         Ok(made)
+    }
+
+    /// Returns when every one of `cpus` vCPUs is there: an INIT that the guest sends to one that is not would be lost.
+    pub(super) fn all_there(&self, cpus: u32) {
+        self.ready.iter().take(cpus as usize - 1).for_each(drop);
     }
 
     /// Starts a thread. One that fails ends the machine.

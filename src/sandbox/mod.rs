@@ -93,6 +93,8 @@ pub struct Sandbox {
     layers: Layers,
     process: u32,
     rulesets: OnceLock<Rulesets>,
+    /// In the order of [`ThreadKind::ALL`].
+    filters: OnceLock<[Vec<libc::sock_filter>; ThreadKind::ALL.len()]>,
 }
 
 impl Sandbox {
@@ -114,7 +116,7 @@ impl Sandbox {
         if layers.seccomp {
             violation::install(clean_up).map_err(step("handle SIGSYS", "main"))?;
         }
-        Ok(Self { layers, process: std::process::id(), rulesets: OnceLock::new() })
+        Ok(Self { layers, process: std::process::id(), rulesets: OnceLock::new(), filters: OnceLock::new() })
     }
 
     /// Makes the rules for paths, before the first thread is confined. `removable`: folders below which the main thread may
@@ -133,7 +135,15 @@ impl Sandbox {
             // Whoever completes twice keeps the first rules.
             let _ = self.rulesets.set(Rulesets::new(removable)?);
         }
+        if self.layers.seccomp {
+            self.filters();
+        }
         Ok(())
+    }
+
+    /// The filters of system calls, made once.
+    fn filters(&self) -> &[Vec<libc::sock_filter>; ThreadKind::ALL.len()] {
+        self.filters.get_or_init(|| ThreadKind::ALL.map(|kind| filter::compile(&rules(kind), self.process)))
     }
 
     /// What landlock does for this process, once [`Self::complete`] has been called with that layer.
@@ -159,8 +169,8 @@ impl Sandbox {
         }
         if self.layers.seccomp {
             violation::name_thread(name);
-            let program = filter::compile(&rules(kind), self.process);
-            filter::install(&program).map_err(step("install the filter of system calls", name))?;
+            filter::install(&self.filters()[kind as usize])
+                .map_err(step("install the filter of system calls", name))?;
         }
         Ok(())
     }
