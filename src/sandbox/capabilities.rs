@@ -31,6 +31,11 @@ pub(super) fn no_new_privileges() -> io::Result<()> {
 /// Empties the calling thread's bounding set, which the threads it starts inherit. A process that may not do that
 /// (CAP_SETPCAP) has no privileges to bound.
 pub(super) fn empty_bounding_set() {
+    // SAFETY: takes numbers only.
+    if unsafe { libc::prctl(libc::PR_CAPBSET_READ, 0, 0, 0, 0) } == 0 {
+        // Emptied before: the sets are emptied as a whole, from the first capability up.
+        return;
+    }
     for capability in 0..MAX_CAPABILITIES {
         // SAFETY: takes numbers only.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {

@@ -98,7 +98,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Does what every thread inherits: no new privileges, an empty bounding set, no core dump. Files can still be opened.
+    /// Does what every thread inherits and the first ones need: no new privileges. Files can still be opened.
     /// To be called before other threads are started.
     ///
     /// `clean_up` gives back what outlives the process (a terminal's modes) when a call is blocked. It is called in a signal's
@@ -110,9 +110,6 @@ impl Sandbox {
         if layers != Layers::NONE {
             capabilities::no_new_privileges().map_err(step("set no_new_privs", "main"))?;
         }
-        if layers.capabilities {
-            capabilities::empty_bounding_set();
-        }
         if layers.seccomp {
             violation::install(clean_up).map_err(step("handle SIGSYS", "main"))?;
         }
@@ -122,7 +119,8 @@ impl Sandbox {
     /// Makes the rules for paths, before the first thread is confined. `removable`: folders below which the main thread may
     /// still remove files, for the names that go with the machine.
     ///
-    /// Core dumps are ruled out here as well: one would hold the guest's memory.
+    /// Core dumps are ruled out here as well: one would hold the guest's memory. The calling thread's bounding set is emptied,
+    /// and so is that of the threads it starts from now on.
     ///
     /// # Errors
     /// [`SandboxError`].
@@ -130,6 +128,9 @@ impl Sandbox {
         if self.layers != Layers::NONE {
             let none = Rlimit { current: Some(0), maximum: Some(0) };
             setrlimit(Resource::Core, none).map_err(|e| step("rule out core dumps", "main")(e.into()))?;
+        }
+        if self.layers.capabilities {
+            capabilities::empty_bounding_set();
         }
         if self.layers.landlock {
             // Whoever completes twice keeps the first rules.
@@ -165,6 +166,7 @@ impl Sandbox {
             paths::restrict(fd).map_err(step("enter the landlock domain", name))?;
         }
         if self.layers.capabilities {
+            capabilities::empty_bounding_set();
             capabilities::drop_all().map_err(step("drop capabilities", name))?;
         }
         if self.layers.seccomp {
