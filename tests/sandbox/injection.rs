@@ -36,9 +36,20 @@ fn wait(id: pid_t) -> c_int {
 }
 
 impl Thread {
-    /// Takes a thread out of the system call it waits in.
+    /// Takes a thread out of the system call it waits in. One that does something else is let go and tried again.
     pub fn seize(id: pid_t) -> io::Result<Self> {
         ptrace(libc::PTRACE_SEIZE, id, 0, 0)?;
+        for _ in 0..400 {
+            if let Some(thread) = Self::interrupt(id)? {
+                return Ok(thread);
+            }
+            ptrace(libc::PTRACE_CONT, id, 0, 0)?;
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("thread {id} never waits in a system call");
+    }
+
+    fn interrupt(id: pid_t) -> io::Result<Option<Self>> {
         ptrace(libc::PTRACE_INTERRUPT, id, 0, 0)?;
         let status = wait(id);
         assert!(libc::WIFSTOPPED(status), "{status:#x}");
@@ -47,8 +58,7 @@ impl Thread {
         ptrace(libc::PTRACE_GETREGS, id, 0, &raw mut registers as usize)?;
         registers.rip -= 2;
         let code = ptrace(libc::PTRACE_PEEKTEXT, id, registers.rip as usize, 0)? as u16;
-        assert_eq!(code.to_le_bytes(), [0x0f, 0x05], "it waits in a system call");
-        Ok(Self { id, registers })
+        Ok((code.to_le_bytes() == [0x0f, 0x05]).then_some(Self { id, registers }))
     }
 
     fn set(&self, registers: &user_regs_struct) {
