@@ -119,6 +119,7 @@ const SIGRETURN: Rule = any!(rt_sigreturn, SYS_rt_sigreturn, "the end of a signa
 const GETPGRP: Rule = any!(getpgrp, SYS_getpgrp, "whether the terminal is still ours to set");
 const RESTART: Rule = any!(restart_syscall, SYS_restart_syscall, "a wait goes on after the process was stopped");
 const CLOCK_GETTIME: Rule = any!(clock_gettime, SYS_clock_gettime, "time, where the vDSO cannot tell it");
+const YIELD: Rule = any!(sched_yield, SYS_sched_yield, "waiting for a message that another thread is just sending");
 const EXIT: Rule = any!(exit, SYS_exit, "the thread's end");
 const EXIT_GROUP: Rule = any!(exit_group, SYS_exit_group, "the process's end, also after a panic");
 
@@ -245,6 +246,7 @@ const VCPU: &[Rule] = &[
     SIGPROCMASK,
     SIGRETURN,
     IOCTL_VCPU,
+    YIELD,
     any!(mremap, SYS_mremap, "a buffer that grows"),
     MADVISE,
     EXIT,
@@ -263,6 +265,7 @@ const CONSOLE: &[Rule] = &[
     SIGPROCMASK,
     SIGRETURN,
     IOCTL_CONSOLE,
+    YIELD,
     any!(mremap, SYS_mremap, "a buffer that grows"),
     MADVISE,
     EXIT,
@@ -284,6 +287,7 @@ const MAIN: &[Rule] = &[
     SIGPROCMASK,
     SIGRETURN,
     IOCTL_MAIN,
+    YIELD,
     any!(mremap, SYS_mremap, "a buffer that grows"),
     MADVISE_MAIN,
     any!(getpid, SYS_getpid, "signals to this process"),
