@@ -245,8 +245,9 @@ fn in_the_background() {
     shell.args(["-mc", r#""$0" "$@" & read go; fg >/dev/null; stty -a >/dev/null"#]);
     shell.arg(ringfence.get_program()).args(ringfence.get_args());
     let mut session = Session::start(&mut shell);
-    let notice = "bring the job to the foreground to type to the guest";
-    session.wait_until("running", |s| s.text().contains("ready") && s.text().contains(notice));
+    let notice = "ringfence: in the background: bring the job to the foreground to type to the guest\r\n";
+    // The notice may come between two of the guest's letters.
+    session.wait_until("running", |s| s.text().contains(notice) && s.text().replace(notice, "").contains("ready"));
     assert!(!session.is_raw());
     session.type_in(b"go\n");
     session.wait_until("raw", Session::is_raw);
