@@ -73,6 +73,11 @@ impl Guest {
         self.initrd.as_ref().map(|(ends, stays)| if hold { &**stays } else { &**ends })
     }
 
+    /// The files that `program` reads when it starts this guest, itself among them.
+    pub fn files(&self, program: &Path) -> Vec<PathBuf> {
+        [program, self.kernel(false)].into_iter().chain(self.initrd(false)).map(Path::to_owned).collect()
+    }
+
     /// A guest of a few instructions, its files in `dir`.
     ///
     /// # Errors

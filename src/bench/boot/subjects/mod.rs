@@ -6,6 +6,7 @@ mod crosvm;
 mod firecracker;
 mod floor;
 mod kvmtool;
+mod monitor;
 mod namespaces;
 mod process;
 mod qemu;
@@ -24,8 +25,6 @@ use crate::bench::child::{ChildError, Stop};
 use crate::bench::container::{NotRun, RootFs};
 use crate::host::software::Program;
 use crate::units::ByteSize;
-
-pub use qemu::QemuMachine;
 
 /// What sort of thing a subject is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,8 +171,8 @@ pub fn find(shop: &Workshop<'_>, wanted: &dyn Fn(&str) -> bool, stop: &Stop) -> 
     type Find = fn(&Workshop<'_>, &Guest) -> Found;
     let monitors: [(&str, Find); 7] = [
         ("ringfence", ringfence::find),
-        ("qemu-microvm", |shop, guest| qemu::find(shop, guest, QemuMachine::Microvm)),
-        ("qemu-q35", |shop, guest| qemu::find(shop, guest, QemuMachine::Q35)),
+        ("qemu-microvm", qemu::find_microvm),
+        ("qemu-q35", qemu::find_q35),
         ("firecracker", firecracker::find),
         ("cloud-hypervisor", cloud_hypervisor::find),
         ("crosvm", crosvm::find),

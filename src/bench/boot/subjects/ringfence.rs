@@ -50,8 +50,7 @@ impl Subject for Ringfence {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let initrd = self.guest.initrd(false).map(ToOwned::to_owned);
-        [self.program.clone(), self.guest.kernel(false).to_owned()].into_iter().chain(initrd).collect()
+        self.guest.files(&self.program)
     }
 
     fn attempt(&self, order: &Order<'_>) -> Result<Attempt<'_>, AttemptError> {
