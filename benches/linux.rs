@@ -4,20 +4,19 @@
 //! (`ringfence kernel build`; RINGFENCE_TEST_KERNEL names another). One vCPU and 256 MiB each, no warm-up. Measured are exec to
 //! exit of both, and ringfence's phases from its report; `--alone` leaves QEMU out.
 
-#[path = "nested/statistics.rs"]
-#[allow(dead_code, reason = "samples are filled one by one here")]
-mod statistics;
+#[path = "nested/table.rs"]
+mod table;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ringfence::bench::statistics::Sample;
 use ringfence::guest::initramfs::default_initramfs;
 use ringfence::guest::spec::{self, Spec, spec_overlay};
 use ringfence::guest::store::cache_folder;
 use ringfence::host::{PAGE_TABLE_CMDLINE, is_page_table_based};
-use statistics::Sample;
 
 /// A boot of seconds that takes so long hangs.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -140,9 +139,9 @@ fn main() {
     }
     eprintln!();
     println!("kernel: {}; 1 vCPU, 256 MiB; {failed} of {runs} runs failed", kernel.display());
-    statistics::print_table("exec to exit", "ms", &[("ringfence run -- true", &ours), ("qemu microvm", &theirs)]);
-    statistics::print_table("first KVM_RUN to userspace", "ms", &[("ringfence", &userspace)]);
-    statistics::print_table("userspace to the command", "ms", &[("ringfence", &payload)]);
+    table::print_table("exec to exit", "ms", &[("ringfence run -- true", &ours), ("qemu microvm", &theirs)]);
+    table::print_table("first KVM_RUN to userspace", "ms", &[("ringfence", &userspace)]);
+    table::print_table("userspace to the command", "ms", &[("ringfence", &payload)]);
     if let Some(path) = argument::<String>("--json") {
         let samples = serde_json::json!({
             "exec_to_exit_s": { "ringfence": ours.values(), "qemu microvm": theirs.values() },

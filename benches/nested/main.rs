@@ -10,13 +10,13 @@
 
 mod inside;
 #[allow(dead_code, reason = "samples are made whole here")]
-mod statistics;
+mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ringfence::bench::boot::guest::Guest;
-use statistics::Sample;
+use ringfence::bench::statistics::Sample;
 
 /// Seconds that the emulated machine may take to boot, and for a run of the small guests and of Linux.
 const PATIENCE: (usize, usize, usize) = (120, 10, 40);
@@ -87,9 +87,10 @@ fn outside() {
 /// Prints a table for each group of subjects.
 fn print(groups: &[inside::Group], unit: &str) {
     for group in groups {
-        let rows: Vec<(&str, Sample)> = group.subjects.iter().map(|s| (&*s.name, s.seconds.iter().collect())).collect();
+        let rows: Vec<(&str, Sample)> =
+            group.subjects.iter().map(|s| (&*s.name, Sample::new(s.seconds.clone()))).collect();
         let rows: Vec<_> = rows.iter().map(|(name, sample)| (*name, sample)).collect();
-        statistics::print_table(&group.title, unit, &rows);
+        table::print_table(&group.title, unit, &rows);
         group.subjects.iter().flat_map(|s| &s.failures).for_each(|failure| println!("failed: {failure}"));
     }
 }
