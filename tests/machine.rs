@@ -127,8 +127,8 @@ fn memory_at_the_edges_of_each_region() {
     assert_eq!(ran.status, Some(5), "status 1x names the edge that failed, 2x the hole: {}", ran.stderr);
 }
 
-/// Proves that RAM of which KVM may learn only now serves a guest's first instructions as any RAM does: stores, locked ones,
-/// strings across a page's end, and code that was copied there.
+/// Proves that RAM of which KVM may learn only now serves a guest's first access as any RAM does: a string of stores with the
+/// code that they left there, and a locked read, change and write.
 #[test]
 fn ram_is_whole_from_the_first_instruction() {
     if !kvm_works() {
@@ -136,38 +136,59 @@ fn ram_is_whole_from_the_first_instruction() {
     }
     // In the low part behind what the guest starts with, at its end, and above the 32-bit hole.
     for place in [0x0800_0ff0u64, 0xbfff_f000, 0x1_4000_0ff0] {
-        for _ in 0..5 {
-            let ran = Guest::new(|a| {
-                a.mov(rax, TABLES)?;
-                a.mov(cr3, rax)?;
-                // mov eax, 77; ret, four bytes of padding: copied there by a string instruction, and called.
-                a.mov(rdi, 0x30_0000u64)?;
-                a.mov(rax, 0x9090_c300_0000_4db8u64)?;
-                a.mov(qword_ptr(rdi), rax)?;
-                a.mov(rsi, rdi)?;
-                a.mov(rdi, place)?;
-                a.mov(ecx, 8u32)?;
-                a.rep().movsb()?;
-                a.mov(rsp, 0x38_0000u64)?;
-                a.mov(rdx, place)?;
-                a.call(rdx)?;
-                a.mov(rdi, 0x31_0000u64)?;
-                a.mov(qword_ptr(rdi), rax)?;
-                expect(a, qword_ptr(rdi), 77, 1)?;
-                // Locked read, change and write.
-                a.mov(rdi, place + 0x100)?;
-                a.mov(rax, 5u64)?;
+        let code = Guest::new(|a| {
+            a.mov(rax, TABLES)?;
+            a.mov(cr3, rax)?;
+            // mov eax, 77; ret, two bytes of padding.
+            a.mov(rsi, 0x30_0000u64)?;
+            a.mov(rax, 0x9090_c300_0000_4db8u64)?;
+            a.mov(qword_ptr(rsi), rax)?;
+            a.mov(rdi, place)?;
+            a.mov(ecx, 8u32)?;
+            a.rep().movsb()?;
+            a.mov(rsp, 0x38_0000u64)?;
+            a.mov(rdx, place)?;
+            a.call(rdx)?;
+            a.mov(rdi, 0x31_0000u64)?;
+            a.mov(qword_ptr(rdi), rax)?;
+            expect(a, qword_ptr(rdi), 77, 1)?;
+            exit(a, 5)
+        });
+        let locked = Guest::new(|a| {
+            a.mov(rax, TABLES)?;
+            a.mov(cr3, rax)?;
+            a.mov(rdi, place)?;
+            for value in [5u64, 6] {
+                a.mov(rax, value)?;
                 a.lock().xadd(qword_ptr(rdi), rax)?;
-                a.mov(rax, 6u64)?;
-                a.lock().xadd(qword_ptr(rdi), rax)?;
-                expect(a, qword_ptr(rdi), 11, 2)?;
-                exit(a, 5)
-            })
-            .with(TABLES, tables())
-            .run(&["--memory", "5G"]);
+            }
+            expect(a, qword_ptr(rdi), 11, 2)?;
+            exit(a, 5)
+        });
+        for guest in [code, locked] {
+            let ran = guest.with(TABLES, tables()).run(&["--memory", "5G"]);
             assert_eq!(ran.status, Some(5), "at {place:#x}: {}", ran.stderr);
         }
     }
+}
+
+/// Proves that a guest may run code from RAM of which KVM may learn only now: a jump into zeros, which are `add [rax], al`,
+/// comes to the end of that RAM, and dies there and not before.
+#[test]
+fn code_runs_from_all_ram_at_once() {
+    if !kvm_works() || !ring_0_is_emulated() {
+        return;
+    }
+    let guest = Guest::new(|a| {
+        a.mov(rax, TABLES)?;
+        a.mov(cr3, rax)?;
+        a.mov(rax, 0x31_0000u64)?;
+        a.mov(rdx, 0xbfff_ffe0u64)?;
+        a.jmp(rdx)
+    });
+    let ran = guest.with(TABLES, tables()).with(0x31_0000, vec![0; 8]).run(&["--memory", "5G"]);
+    assert_eq!(ran.status, Some(125), "{}", ran.stderr);
+    assert!(ran.stderr.contains("at rip 0xc0000000 "), "{}", ran.stderr);
 }
 
 /// Proves that the guest has exactly the RAM asked for: the last word is there, the next one is not.

@@ -9,7 +9,6 @@
 //! for work, not for time.
 
 mod inside;
-#[allow(dead_code, reason = "samples are made whole here")]
 mod table;
 
 use std::path::{Path, PathBuf};
