@@ -462,3 +462,27 @@ fn report_has_phases_and_counts() {
     assert!(times.is_sorted(), "{times:?}");
     assert_eq!(report["exits"]["port_out"], 3);
 }
+
+/// Proves that a start which fails says so where its report would have been, keeps a report that was there, and never leaves an
+/// empty file.
+#[test]
+fn a_failed_start_in_the_report() {
+    if !kvm_works() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (kernel, report) = (folder.path().join("kernel"), folder.path().join("report.json"));
+    std::fs::write(&kernel, "no kernel").unwrap();
+    let run = || {
+        let mut ringfence = std::process::Command::new(env!("CARGO_BIN_EXE_ringfence"));
+        ringfence.args(["run", "--initrd", "none", "--console", "none", "--kernel"]).arg(&kernel);
+        let output = ringfence.arg("--report").arg(&report).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        (std::fs::read_to_string(&report).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (written, said) = run();
+    let written: serde_json::Value = serde_json::from_str(&written).unwrap();
+    assert!(said.contains(written["error"].as_str().unwrap()), "{written} {said}");
+    std::fs::write(&report, "of an earlier run").unwrap();
+    assert_eq!(run().0, "of an earlier run");
+}

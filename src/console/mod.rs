@@ -182,12 +182,14 @@ impl Console {
         Self { output, input: None, notices: Vec::new(), on_standard_output: false }
     }
 
-    /// Starts the thread that writes the output, ahead of [`Self::start`]. It calls `first` before all else and ends when that
-    /// returns `false`. Returns whether there is such a thread: where nothing is written there is none.
+    /// Does what [`Self::start`] needs that a confined thread may not: sees to it that the terminal comes back on every path,
+    /// and starts the thread that writes the output. That calls `first` before all else and ends when it returns `false`. Returns
+    /// whether there is such a thread: where nothing is written there is none.
     ///
     /// # Errors
     /// [`ConsoleError::Thread`].
     pub fn start_writer(&self, first: impl FnOnce() -> bool + Send + 'static) -> Result<bool, ConsoleError> {
+        terminal::install_guards();
         self.output.start_with(first).map_err(ConsoleError::Thread)
     }
 
@@ -196,8 +198,8 @@ impl Console {
         names::folders()
     }
 
-    /// Makes the terminal raw, and starts the thread that writes the output unless it runs already. A job in the background leaves the terminal alone and takes it when it
-    /// comes to the foreground; a notice says so.
+    /// Makes the terminal raw, and starts the thread that writes the output unless it runs already. A job in the background
+    /// leaves the terminal alone and takes it when it comes to the foreground; a notice says so.
     ///
     /// # Errors
     /// [`ConsoleError::Thread`] and [`ConsoleError::Terminal`].

@@ -58,8 +58,13 @@ impl SerialEvents for InputWanted {
     }
 }
 
-/// Makes the devices and puts them at their addresses.
-pub(super) fn attach(vm: &Vm, power: &Arc<Power>, console: &Console) -> Result<(Devices, Buses), MachineError> {
+/// Makes the devices and puts them at their addresses. `input_wanted` becomes readable when the UART can take input.
+pub(super) fn attach(
+    vm: &Vm,
+    power: &Arc<Power>,
+    console: &Console,
+    input_wanted: Arc<Wake>,
+) -> Result<(Devices, Buses), MachineError> {
     let (mut ports, mut mmio) = (Bus::new(), Bus::new());
     let (ioapic, com1_line): (_, Arc<dyn InterruptLine>) = match vm.irqchip {
         IrqChip::Split => {
@@ -71,8 +76,6 @@ pub(super) fn attach(vm: &Vm, power: &Arc<Power>, console: &Console) -> Result<(
         IrqChip::Kernel => (None, Arc::new(KernelLine::new(vm.fd.clone(), layout::COM1_GSI))),
     };
     let switch: Arc<dyn PowerSwitch> = power.clone();
-    let wake = Wake::new().map_err(|source| MachineError::Host { attempted: "make an event descriptor", source })?;
-    let input_wanted = Arc::new(wake);
     let events = Arc::new(InputWanted(input_wanted.clone()));
     let flow = Arc::new(Flow::new(input_wanted.clone()));
     let serial =

@@ -22,6 +22,7 @@ use super::threads::{Confines, Made, Threads};
 use super::trim;
 use super::vcpu::Shared;
 use super::vm::{KvmTime, Vm, VmError};
+use super::wake::Wake;
 use crate::bus::BusError;
 use crate::config::{Granted, Halt, IrqChip, MachineConfig};
 use crate::console::{self, Console, ConsoleError};
@@ -111,6 +112,8 @@ pub struct Machine {
     vm: Vm,
     /// RAM that KVM is told of when the guest runs, from this slot on.
     late: (usize, Vec<Region>),
+    /// Whether the main thread confined itself while the machine was made.
+    confined: bool,
     format: String,
     warnings: Vec<String>,
     notes: Vec<String>,
@@ -135,8 +138,10 @@ impl Machine {
     ///    itself.
     /// 6. The first vCPU's thread gives its vCPU what firmware would, puts it at the kernel's entry and confines itself;
     ///    meanwhile
-    /// 7. the other vCPUs' threads start and confine themselves, KVM is told of the RAM (before the interrupt controllers it
-    ///    would take longer; what takes long at all follows in `run`), and devices are put on the buses.
+    /// 7. this thread confines itself for good, unless it still has other vCPUs' threads to start or CPUs to share out: whatever
+    ///    the caller needs after the machine must be open now. The other vCPUs' threads start and confine themselves, KVM is
+    ///    told of the RAM (before the interrupt controllers it would take longer; what takes long at all follows in `run`), and
+    ///    devices are put on the buses.
     pub fn build(
         config: &MachineConfig,
         kvm: Kvm,
@@ -174,11 +179,16 @@ impl Machine {
         let asked = listing::asked(config, allocation.as_deref(), &ram, &sandbox);
         let registration = listing::register(config, asked, &ram, &mut warnings)?;
         let writer = start_writer(&console, &sandbox)?;
+        let input_wanted = Arc::new(Wake::new().map_err(host("make an event descriptor"))?);
+        let confined = config.cpus == 1 && allocation.is_none();
+        if confined {
+            sandbox.confine(ThreadKind::Main, "main")?;
+        }
         let (early, late) = late_ram::slots(&ram, flavour, &config.ram_policy, kernel_end);
         let Made { vm, write_ring, .. } = threads.made(config.cpus)?;
         vm.map(0, &early)?;
         timeline.reach(Phase::MemoryMapped);
-        let (devices, buses) = attach(&vm, &power, &console)?;
+        let (devices, buses) = attach(&vm, &power, &console, input_wanted)?;
         let posted = Posted::new(vm.fd.clone(), write_ring);
         let late_ram = LateRam::new(ram.clone(), !late.is_empty());
         let shared = Arc::new(Shared { buses, posted, power, ram, late_ram, flavour });
@@ -196,6 +206,7 @@ impl Machine {
             timeline,
             vm,
             late: (early.len(), late),
+            confined,
             format,
             warnings,
             notes,
@@ -241,7 +252,7 @@ impl Machine {
     /// Runs the machine until it ends, and gives everything back. `notice` is called with lines for the user.
     ///
     /// 1. Every thread is put on the host's CPUs it was given, where any were. The terminal becomes the guest's, and this
-    ///    thread confines itself for good: whatever the caller needs after the machine must be open now.
+    ///    thread confines itself for good if it has not yet: whatever the caller needs after the machine must be open now.
     /// 2. The vCPUs are let into the guest. KVM is told of late RAM.
     /// 3. Memory that only the start needed is given back, and the host is asked for huge pages: before, the few pages of the
     ///    tables would each have taken a huge one. Core dumps will not hold RAM.
@@ -260,7 +271,9 @@ impl Machine {
             None => {}
         }
         self.console.start()?;
-        self.sandbox.confine(ThreadKind::Main, "main")?;
+        if !self.confined {
+            self.sandbox.confine(ThreadKind::Main, "main")?;
+        }
         drop(self.sandbox);
         self.threads.go(&self.shared);
         let told = tell_late(&self.vm, &self.late, &self.shared);

@@ -7,6 +7,7 @@ mod report;
 mod sandbox;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig,
 use crate::console::Console;
 use crate::guest::recipe;
 use crate::host::{self, Flavour};
-use crate::machine::{Machine, MachineError, Outcome, Phase, RunOptions, Timeline};
+use crate::machine::{Machine, MachineError, Outcome, Phase, Report, RunOptions, Timeline};
 use crate::sandbox::Support;
 use crate::units::ByteSize;
 use report::ReportFile;
@@ -103,27 +104,50 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
     timeline.reach(Phase::Configured);
     let kvm = host::kvm::open()?;
     check_cpus(config.cpus, &kvm)?;
+    // The machine confines this thread: no file can be opened after it.
+    let report_file = args.report.as_deref().map(ReportFile::open).transpose()?;
+    match boot(args, &config, kvm, flavour, console, timeline) {
+        Ok((outcome, report)) => {
+            report_file.map_or(Ok(()), |file| file.write(&report))?;
+            Ok(conclude(&outcome, args))
+        }
+        Err(error) => {
+            report_file.into_iter().for_each(|file| file.write_error(&error));
+            match error.downcast_ref() {
+                Some(MachineError::Signalled(signal)) => Ok(128 + signal),
+                _ => Err(error),
+            }
+        }
+    }
+}
+
+/// Makes the machine and runs it until it has ended.
+fn boot(
+    args: &RunArgs,
+    config: &MachineConfig,
+    kvm: Kvm,
+    flavour: Flavour,
+    console: Console,
+    timeline: Arc<Timeline>,
+) -> anyhow::Result<(Outcome, Report)> {
     let mut meter = ram::Meter::new(config.memory);
-    let built = Machine::build(&config, kvm, flavour, console, timeline, &mut |taken| meter.show(taken));
+    let built = Machine::build(config, kvm, flavour, console, timeline, &mut |taken| meter.show(taken));
     meter.clear();
-    let machine = match built {
-        Err(MachineError::Signalled(signal)) => return Ok(128 + signal),
-        built => built?,
-    };
+    let machine = built?;
     for warning in machine.warnings() {
         eprintln!("ringfence: warning: {warning}");
     }
     if args.verbose {
-        tell(&machine, &config, flavour);
+        tell(&machine, config, flavour);
     }
-    // The machine's run confines this thread: no file can be opened after it.
-    let report_file = args.report.as_deref().map(ReportFile::open).transpose()?;
     let options = RunOptions { timeout: args.timeout, hold_input: !config.initrd_overlay.is_empty() };
-    let (outcome, report) = machine.run(&options, &mut |line| eprintln!("ringfence: {line}"))?;
-    if let Some(file) = report_file {
-        file.write(&report)?;
-    }
-    Ok(conclude(&outcome, args))
+    Ok(machine.run(&options, &mut notice)?)
+}
+
+/// Tells the user a line while the guest writes, too: in one call, so that none of the guest's letters come into it.
+fn notice(line: &str) {
+    // With standard error gone there is nobody to tell.
+    let _ = std::io::stderr().write_all(format!("ringfence: {line}\n").as_bytes());
 }
 
 /// Refuses more RAM than the host has free, before anything is made.

@@ -10,23 +10,24 @@ use rustix::io::Errno;
 
 use crate::machine::Report;
 
-/// The report's destination. A file keeps what it held until the report is there.
+/// The report's destination. A file keeps what it held until the report is there; one that held nothing tells in its place why
+/// there is none.
 pub(super) struct ReportFile {
     path: PathBuf,
     /// None: standard output.
     file: Option<File>,
-    /// Whether the file has a length to be set.
-    regular: bool,
+    /// The length of what a regular file held; it has a length to be set.
+    held: Option<u64>,
 }
 
 impl ReportFile {
     /// Opens `path`, or standard output for "-".
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         if path.as_os_str() == "-" {
-            return Ok(Self { path: path.to_owned(), file: None, regular: false });
+            return Ok(Self { path: path.to_owned(), file: None, held: None });
         }
-        let (file, regular) = open(path).with_context(|| format!("cannot write the report to {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), file: Some(file), regular })
+        let (file, held) = open(path).with_context(|| format!("cannot write the report to {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file: Some(file), held })
     }
 
     /// Writes the report whole, or leaves the file empty.
@@ -37,15 +38,24 @@ impl ReportFile {
         };
         let failed = || format!("cannot write the report to {}", self.path.display());
         let result = file.write_all(json.as_bytes());
-        if self.regular {
+        if self.held.is_some() {
             let len = if result.is_ok() { json.len() as u64 } else { 0 };
             file.set_len(len).with_context(failed)?;
         }
         result.with_context(failed)
     }
+
+    /// Writes why there is no report, where the file held nothing: it can no longer be removed. The user reads it on standard
+    /// error as well, so a file that does not take it is no matter.
+    pub(super) fn write_error(self, error: &anyhow::Error) {
+        if let (Some(mut file), Some(0)) = (self.file, self.held) {
+            let json = serde_json::json!({ "error": format!("{error:#}") });
+            let _ = file.write_all(format!("{json:#}\n").as_bytes());
+        }
+    }
 }
 
-fn open(path: &Path) -> anyhow::Result<(File, bool)> {
+fn open(path: &Path) -> anyhow::Result<(File, Option<u64>)> {
     // A named pipe without a reader would hold up the open; the flag is taken off again.
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
@@ -54,6 +64,7 @@ fn open(path: &Path) -> anyhow::Result<(File, bool)> {
         result => result?,
     };
     rustix::fs::fcntl_setfl(&fd, rustix::fs::fcntl_getfl(&fd)? - OFlags::NONBLOCK)?;
-    let regular = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode).is_file();
-    Ok((fd.into(), regular))
+    let stat = rustix::fs::fstat(&fd)?;
+    let regular = FileType::from_raw_mode(stat.st_mode).is_file();
+    Ok((fd.into(), regular.then_some(stat.st_size as u64)))
 }
