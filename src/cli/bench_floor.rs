@@ -1,5 +1,7 @@
 //! `ringfence bench floor`: the subject `kvm-calls` of `bench boot`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use crate::bench::boot::floor;
@@ -14,6 +16,9 @@ pub struct FloorArgs {
     /// Stay after the guest's line
     #[arg(long)]
     hold: bool,
+    /// Write when it came to the first KVM_RUN, and how long it was inside KVM's calls before
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// Runs `ringfence bench floor`.
@@ -21,6 +26,6 @@ pub struct FloorArgs {
 /// # Errors
 /// When one of KVM's calls fails.
 pub fn run(args: &FloorArgs) -> anyhow::Result<i32> {
-    floor::run(args.memory, args.hold)?;
+    floor::run(args.memory, args.hold, args.report.as_deref())?;
     Ok(0)
 }

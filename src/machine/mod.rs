@@ -36,5 +36,5 @@ pub use diagnose::Diagnosis;
 pub use events::RunOptions;
 pub use outcome::Outcome;
 pub use refusal::{Place, Refusal, Refusals};
-pub use report::{ExitCounts, Phase, Report, Timeline, now_ns};
+pub use report::{ExitCounts, Phase, Report, Timeline, covered, now_ns};
 pub use reserve::{ReserveError, overhead};

@@ -1,9 +1,7 @@
 //! KVM's side of a machine: the virtual machine, its interrupt controllers, its vCPUs.
 
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_CAP_HALT_POLL, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
@@ -13,6 +11,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use super::MachineRequest;
+use super::report::{covered, now_ns};
 use super::write_ring::WriteRing;
 use crate::config::{Halt, IrqChip};
 use crate::cpu::{self, Topology, cpuid::Template};
@@ -43,9 +42,9 @@ pub enum VmError {
     },
 }
 
-/// Adds up the time spent inside KVM's ioctls, so that the monitor's own share of a start can be told.
+/// Notes when a thread was inside one of KVM's ioctls, so that the monitor's own share of a start can be told.
 #[derive(Default)]
-pub(super) struct KvmTime(AtomicU64);
+pub(super) struct KvmTime(Mutex<Vec<(u64, u64)>>);
 
 impl KvmTime {
     /// Runs one ioctl and names it if it fails.
@@ -54,14 +53,15 @@ impl KvmTime {
         attempted: &'static str,
         f: impl FnOnce() -> Result<T, kvm_ioctls::Error>,
     ) -> Result<T, VmError> {
-        let start = Instant::now();
+        let start = now_ns();
         let result = f();
-        self.0.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((start, now_ns()));
         result.map_err(|source| VmError::Ioctl { attempted: attempted.to_owned(), source })
     }
 
+    /// Nanoseconds in which any thread was.
     pub(super) fn ns(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        covered(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

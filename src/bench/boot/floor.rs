@@ -4,13 +4,15 @@
 //! beyond it is ringfence's own.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_userspace_memory_region};
-use kvm_ioctls::{Kvm, VcpuExit};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use crate::layout;
+use crate::machine::{Phase, Report, covered, now_ns};
 use crate::units::ByteSize;
 
 /// Where the guest starts, in real mode.
@@ -40,23 +42,60 @@ pub enum FloorError {
     /// The guest did what it has no instruction for.
     #[error("the guest left by {0}, which it has no instruction for")]
     Exit(String),
+    /// What it is to tell.
+    #[error("cannot write the report")]
+    Report(#[source] io::Error),
     /// Its line.
     #[error("cannot write the guest's line")]
     Line(#[source] io::Error),
 }
 
-/// Makes a machine with a split irqchip and one vCPU, and runs the guest until it resets it; with `hold` it stays.
+/// When it came to its first KVM_RUN, with the time inside the calls before.
+#[derive(Debug, Default)]
+struct Times {
+    calls: Vec<(u64, u64)>,
+    first_run: u64,
+}
+
+impl Times {
+    /// Makes one of KVM's calls.
+    fn call<T>(
+        &mut self,
+        name: &'static str,
+        call: impl FnOnce() -> Result<T, kvm_ioctls::Error>,
+    ) -> Result<T, FloorError> {
+        let from = now_ns();
+        let result = call();
+        self.calls.push((from, now_ns()));
+        result.map_err(|e| FloorError::Kvm(name, e))
+    }
+
+    /// Writes them as `ringfence run --report` does.
+    fn write(mut self, path: &Path) -> Result<(), FloorError> {
+        let report = Report {
+            phases: vec![(Phase::FirstRun, self.first_run)],
+            kvm_setup_ns: covered(&mut self.calls),
+            ..Report::default()
+        };
+        let json = serde_json::to_vec(&report).map_err(|e| FloorError::Report(e.into()))?;
+        std::fs::write(path, json).map_err(FloorError::Report)
+    }
+}
+
+/// Makes a machine with a split irqchip and one vCPU, and runs the guest until it resets it; with `hold` it stays. Then writes to
+/// `report`, if there is one, when it came to the first KVM_RUN.
 ///
 /// # Errors
 /// [`FloorError`].
-pub fn run(size: ByteSize, hold: bool) -> Result<(), FloorError> {
+pub fn run(size: ByteSize, hold: bool, report: Option<&Path>) -> Result<(), FloorError> {
+    let mut times = Times::default();
     let ram = map(size)?;
     let kvm = Kvm::new().map_err(|e| FloorError::Kvm("opening /dev/kvm", e))?;
-    let vm = kvm.create_vm().map_err(|e| FloorError::Kvm("KVM_CREATE_VM", e))?;
+    let vm = times.call("KVM_CREATE_VM", || kvm.create_vm())?;
     let mut split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
     split.args[0] = PINS;
-    vm.enable_cap(&split).map_err(|e| FloorError::Kvm("KVM_CAP_SPLIT_IRQCHIP", e))?;
-    let mut vcpu = vm.create_vcpu(0).map_err(|e| FloorError::Kvm("KVM_CREATE_VCPU", e))?;
+    times.call("KVM_CAP_SPLIT_IRQCHIP", || vm.enable_cap(&split))?;
+    let mut vcpu = times.call("KVM_CREATE_VCPU", || vm.create_vcpu(0))?;
     ram.write_slice(&code(hold), GuestAddress(ENTRY)).map_err(|e| FloorError::Ram { size, reason: e.to_string() })?;
     for (slot, region) in ram.iter().enumerate() {
         let region = kvm_userspace_memory_region {
@@ -67,15 +106,22 @@ pub fn run(size: ByteSize, hold: bool) -> Result<(), FloorError> {
             userspace_addr: region.as_ptr() as u64,
         };
         // SAFETY: the region is mapped for as long as `ram` is there, which is longer than the vCPU.
-        let taken = unsafe { vm.set_user_memory_region(region) };
-        taken.map_err(|e| FloorError::Kvm("KVM_SET_USER_MEMORY_REGION", e))?;
+        let set = || unsafe { vm.set_user_memory_region(region) };
+        times.call("KVM_SET_USER_MEMORY_REGION", set)?;
     }
-    let mut sregs = vcpu.get_sregs().map_err(|e| FloorError::Kvm("KVM_GET_SREGS", e))?;
+    let mut sregs = times.call("KVM_GET_SREGS", || vcpu.get_sregs())?;
     (sregs.cs.base, sregs.cs.selector) = (0, 0);
-    vcpu.set_sregs(&sregs).map_err(|e| FloorError::Kvm("KVM_SET_SREGS", e))?;
-    let mut regs = vcpu.get_regs().map_err(|e| FloorError::Kvm("KVM_GET_REGS", e))?;
+    times.call("KVM_SET_SREGS", || vcpu.set_sregs(&sregs))?;
+    let mut regs = times.call("KVM_GET_REGS", || vcpu.get_regs())?;
     (regs.rip, regs.rflags) = (ENTRY, 2);
-    vcpu.set_regs(&regs).map_err(|e| FloorError::Kvm("KVM_SET_REGS", e))?;
+    times.call("KVM_SET_REGS", || vcpu.set_regs(&regs))?;
+    times.first_run = now_ns();
+    serve(&mut vcpu)?;
+    report.map_or(Ok(()), |path| times.write(path))
+}
+
+/// Runs the guest until it resets its machine.
+fn serve(vcpu: &mut VcpuFd) -> Result<(), FloorError> {
     loop {
         match vcpu.run().map_err(|e| FloorError::Kvm("KVM_RUN", e))? {
             VcpuExit::IoOut(layout::COM1_PORT, data) => {

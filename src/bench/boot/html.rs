@@ -39,7 +39,9 @@ fn add_group(page: &mut Page, results: &Results, group: &Group) {
         figure(page, &format!("{}-{key}", group.name), measure.title(), distribution(group, measure));
         page.table(&table);
     }
-    for measure in [Measure::OwnShare, Measure::TakingRam, Measure::Bell] {
+    for measure in
+        [Measure::OwnShare, Measure::TakingRam, Measure::FirstRunReported, Measure::OwnShareReported, Measure::Bell]
+    {
         if let Some(table) = text::times(group, measure, Detail::Ends) {
             page.table(&table);
         }

@@ -124,10 +124,23 @@ pub fn bell(report: &Path, start: Instant) -> Option<f64> {
     Some(at.since(start).as_secs_f64() * 1e6)
 }
 
+/// From `start` to the first KVM_RUN, and the same less the time inside KVM's ioctls, by a monitor's report, in microseconds.
+pub fn first_run(report: &Path, start: Instant) -> Option<(f64, f64)> {
+    let at = read_report(report).into_iter().find(|(name, _)| name == "first_run")?.1;
+    let inside = parse(report)["kvm_setup_ns"].as_u64()?;
+    let whole = at.since(start).as_secs_f64() * 1e6;
+    Some((whole, (whole - inside as f64 / 1e3).max(0.0)))
+}
+
+/// A report; null when the file is not one.
+fn parse(path: &Path) -> serde_json::Value {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
 /// The phases of `ringfence run --report`; none when the file is not one.
 fn read_report(path: &Path) -> Vec<(String, Instant)> {
-    let Ok(text) = std::fs::read_to_string(path) else { return Vec::new() };
-    let report: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let report = parse(path);
     let phases = report["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
     let phase =
         |phase: &serde_json::Value| Some((phase[0].as_str()?.to_owned(), Instant::from_nanos(phase[1].as_u64()?)));
@@ -181,7 +194,7 @@ mod tests {
         // RAM was known to KVM before the kernel was loaded, by another thread; and an odd entry is passed over.
         let report = r#"{"phases": [["start", 1100000], ["configured", 1150000], ["vm_created", 1200000],
             ["memory_mapped", 1220000], ["loaded", 1250000], ["first_run", 1300000], ["userspace", 1400000], [7],
-            ["ended", 1600000], ["done", 1900000]]}"#;
+            ["ended", 1600000], ["done", 1900000]], "kvm_setup_ns": 120000}"#;
         std::fs::write(file.path(), report).unwrap();
         let points = points(&STAMPS, Some(file.path()), None, true);
         let phases = means(&[(STAMPS.start, points.clone()), (STAMPS.start, points), (at(1000), Vec::new())]);
@@ -203,6 +216,8 @@ mod tests {
         assert_eq!(parts, expected);
         assert!((phases.whole_us - 1000.0).abs() < 1e-6 && phases.unexplained_us.abs() < 1e-6, "{phases:?}");
         assert_eq!(bell(file.path(), STAMPS.start).map(f64::round), Some(400.0));
+        let (whole, own) = first_run(file.path(), STAMPS.start).unwrap();
+        assert_eq!((whole.round(), own.round()), (300.0, 180.0));
     }
 
     /// Proves that another monitor's phases come from the trace, and a container's from its line alone.

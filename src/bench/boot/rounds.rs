@@ -1,5 +1,6 @@
 //! Turns: a warm-up that counts memory, then timed runs, then traced ones, the subjects one after the other in each.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::attempt::{self, Attempt, AttemptError, Running, Stamps};
@@ -7,7 +8,7 @@ use super::cold::Chill;
 use super::memory;
 use super::phases;
 use super::prepare::not_run;
-use super::results::{Group, Measure};
+use super::results::{Group, Measure, SubjectResult};
 use super::session::{Plan, SessionError};
 use super::subjects::{Kind, Order, Shape, Subject};
 use super::trace::Tracer;
@@ -44,12 +45,7 @@ impl Contestant {
     }
 
     /// One run. With a report it tells its phases, if it is ringfence.
-    pub(super) fn run(
-        &self,
-        shape: Shape,
-        report: Option<&std::path::Path>,
-        stop: &Stop,
-    ) -> Result<Stamps, AttemptError> {
+    pub(super) fn run(&self, shape: Shape, report: Option<&Path>, stop: &Stop) -> Result<Stamps, AttemptError> {
         let id = unique();
         let mut attempt = self.subject.attempt(&Order { shape, hold: false, report, id: &id })?;
         attempt::run(&mut attempt, &self.marker, self.patience, stop)
@@ -226,6 +222,7 @@ pub(super) fn traced(
                     if let Some(us) = ours.and_then(|report| phases::bell(report, stamps.start)) {
                         into.push(Measure::Bell, turn, us);
                     }
+                    reported(plan, contestant, into, (turn, report.path()), stop)?;
                 }
                 Err(AttemptError::Stopped) => return Err(SessionError::Stopped),
                 Err(error) => {
@@ -239,6 +236,34 @@ pub(super) fn traced(
         let found = (!points.is_empty()).then(|| phases::means(points));
         let into = group.subjects.iter_mut().find(|subject| subject.name == contestant.subject.name());
         into.into_iter().for_each(|into| into.phases.clone_from(&found));
+    }
+    Ok(())
+}
+
+/// A run with nothing traced, of a subject that is quick and tells by itself when it came to the first KVM_RUN: the trace costs
+/// each system call something.
+fn reported(
+    plan: &Plan,
+    contestant: &mut Contestant,
+    into: &mut SubjectResult,
+    (turn, report): (u32, &Path),
+    stop: &Stop,
+) -> Result<(), SessionError> {
+    if !contestant.subject.tells_first_run() || contestant.seconds > SLOW {
+        return Ok(());
+    }
+    match contestant.run(plan.shape, Some(report), stop) {
+        Ok(stamps) => {
+            if let Some((whole, own)) = phases::first_run(report, stamps.start) {
+                into.push(Measure::FirstRunReported, turn, whole);
+                into.push(Measure::OwnShareReported, turn, own);
+            }
+        }
+        Err(AttemptError::Stopped) => return Err(SessionError::Stopped),
+        Err(error) => {
+            contestant.in_a_row += 1;
+            into.failures.push(format!("run {turn} with a report: {error}"));
+        }
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::bench::clock::Instant;
+use crate::machine::covered;
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 /// System call numbers of x86_64.
@@ -40,8 +41,8 @@ pub struct Start {
 #[derive(Debug)]
 struct Event {
     pid: u32,
-    /// Seconds of CLOCK_MONOTONIC.
-    at: f64,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    at: u64,
     enters: bool,
     number: u64,
     /// Second argument: an ioctl's request.
@@ -49,7 +50,7 @@ struct Event {
 }
 
 impl Tracer {
-    /// Makes the buffer and turns its events on.
+    /// Makes the buffer. Its events are on from [`Self::begin`] to [`Self::finish`] only: they slow every process's system calls.
     ///
     /// # Errors
     /// A sentence that says what is missing.
@@ -70,7 +71,6 @@ impl Tracer {
             ("events/raw_syscalls/sys_enter/filter", format!("id == {IOCTL} || id == {EXECVE}")),
             ("events/raw_syscalls/sys_exit/filter", format!("id == {IOCTL}")),
             ("tracing_on", "0".to_owned()),
-            ("events/raw_syscalls/enable", "1".to_owned()),
         ];
         for (file, value) in settings {
             tracer.write(file, &value)?;
@@ -88,12 +88,14 @@ impl Tracer {
     /// When the kernel does not let it.
     pub fn begin(&self) -> Result<(), String> {
         self.write("trace", "")?;
+        self.write("events/raw_syscalls/enable", "1")?;
         self.write("tracing_on", "1")
     }
 
     /// Reads how the child that ran meanwhile started; `None` when it never came to KVM_RUN.
     pub fn finish(&self) -> Option<Start> {
         self.write("tracing_on", "0").ok()?;
+        self.write("events/raw_syscalls/enable", "0").ok()?;
         let text = fs::read_to_string(self.instance.join("trace")).ok()?;
         judge(&text.lines().filter_map(parse).collect::<Vec<_>>())
     }
@@ -109,7 +111,8 @@ impl Drop for Tracer {
 /// Reads a line such as `vcpu0-123 [002] ..... 45.678901: sys_enter: NR 16 (5, ae80, 0, ...)`.
 fn parse(line: &str) -> Option<Event> {
     let (head, rest) = line.split_once(": sys_")?;
-    let at: f64 = head.rsplit(' ').next()?.parse().ok()?;
+    let seconds: f64 = head.rsplit(' ').next()?.parse().ok()?;
+    let at = (seconds * 1e9).round() as u64;
     let pid = head.split('[').next()?.trim().rsplit('-').next()?.parse().ok()?;
     let enters = rest.starts_with("enter");
     let mut words = rest.split(['(', ')', ',', ' ', '=']).filter(|w| !w.is_empty()).skip_while(|w| *w != "NR").skip(1);
@@ -132,25 +135,14 @@ fn judge(events: &[Event]) -> Option<Start> {
             }
         }
     }
-    let own = (run - exec) - covered(&mut inside);
+    let whole = run.saturating_sub(exec);
+    let us = |ns: u64| ns as f64 / 1e3;
     Some(Start {
-        first_run_at: Instant::from_nanos((run * 1e9) as u64),
-        first_run_us: (run - exec) * 1e6,
-        own_share_us: own.max(0.0) * 1e6,
-        taking_ram_us: covered(&mut taking_ram) * 1e6,
+        first_run_at: Instant::from_nanos(run),
+        first_run_us: us(whole),
+        own_share_us: us(whole.saturating_sub(covered(&mut inside))),
+        taking_ram_us: us(covered(&mut taking_ram)),
     })
-}
-
-/// Length of the union of intervals.
-fn covered(intervals: &mut [(f64, f64)]) -> f64 {
-    intervals.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut end = f64::NEG_INFINITY;
-    let mut total = 0.0;
-    for (from, to) in intervals {
-        total += (*to - from.max(end)).max(0.0);
-        end = end.max(*to);
-    }
-    total
 }
 
 #[cfg(test)]

@@ -19,6 +19,10 @@ impl Subject for Floor {
         NAME
     }
 
+    fn tells_first_run(&self) -> bool {
+        true
+    }
+
     fn kind(&self) -> Kind {
         Kind::Monitor
     }
@@ -39,6 +43,9 @@ impl Subject for Floor {
     fn attempt(&self, order: &Order<'_>) -> Result<Attempt<'_>, AttemptError> {
         let mut command = command(&self.0, &format!("bench floor --memory {}M", order.shape.mib()));
         command.args(order.hold.then_some("--hold"));
+        if let Some(report) = order.report {
+            command.arg("--report").arg(report);
+        }
         Ok(Attempt::new(command))
     }
 }

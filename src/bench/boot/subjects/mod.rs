@@ -82,6 +82,11 @@ pub trait Subject: Send + Sync {
         false
     }
 
+    /// Whether it writes there when it came to the first KVM_RUN, at least.
+    fn tells_first_run(&self) -> bool {
+        self.reports()
+    }
+
     /// Whether it makes as many vCPUs as it is asked for.
     fn takes_cpus(&self) -> bool {
         true
