@@ -173,7 +173,8 @@ fn ram_is_whole_from_the_first_instruction() {
 }
 
 /// Proves that a guest may run code from RAM of which KVM may learn only now: a jump into zeros, which are `add [rax], al`,
-/// comes to the end of that RAM, and dies there and not before.
+/// comes to the end of that RAM, and dies there and not before. The guest is too early in about half of the starts, so there are
+/// several.
 #[test]
 fn code_runs_from_all_ram_at_once() {
     if !kvm_works() || !ring_0_is_emulated() {
@@ -186,9 +187,12 @@ fn code_runs_from_all_ram_at_once() {
         a.mov(rdx, 0xbfff_ffe0u64)?;
         a.jmp(rdx)
     });
-    let ran = guest.with(TABLES, tables()).with(0x31_0000, vec![0; 8]).run(&["--memory", "5G"]);
-    assert_eq!(ran.status, Some(125), "{}", ran.stderr);
-    assert!(ran.stderr.contains("at rip 0xc0000000 "), "{}", ran.stderr);
+    let guest = guest.with(TABLES, tables()).with(0x31_0000, vec![0; 8]);
+    for _ in 0..40 {
+        let ran = guest.run(&["--memory", "5G"]);
+        assert_eq!(ran.status, Some(125), "{}", ran.stderr);
+        assert!(ran.stderr.contains("at rip 0xc0000000 "), "{}", ran.stderr);
+    }
 }
 
 /// Proves that the guest has exactly the RAM asked for: the last word is there, the next one is not.
