@@ -1,5 +1,5 @@
-//! Giving up privileges: the right to gain any by running a program, and the capabilities (capabilities(7)): a thread's permitted, effective, inheritable and ambient ones, and the bounding
-//! set, which limits what running a program could bring back.
+//! Giving up privileges: the right to gain any by running a program, and the capabilities (capabilities(7)): a thread's permitted,
+//! effective, inheritable and ambient ones, and the bounding set, which limits what running a program could bring back.
 
 use std::io;
 
