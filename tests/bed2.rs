@@ -7,8 +7,11 @@ mod bed;
 #[path = "bed2/placement.rs"]
 mod placement;
 
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bed::guest::{Guest, MAKE_INITRD, TICK, default_kernel};
 use bed::shadow::{Taken, probe};
@@ -47,6 +50,34 @@ fn a_job_that_hangs_is_ended() {
     let done = Bed::new(1, 512, 2).command(&["sleep", "1000"]);
     assert_eq!(done.status, 124, "{done}");
     assert!(done.complaints.contains("not done after 2 seconds"), "{done}");
+}
+
+/// Proves that an emulated machine that stops is told from a job that hangs, and that the job is then run on a new machine.
+#[test]
+fn a_machine_that_stops_is_started_anew() {
+    if !usable() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("monitor");
+    let stopper = std::thread::spawn({
+        let socket = socket.clone();
+        move || {
+            let mut monitor = loop {
+                match UnixStream::connect(&socket) {
+                    Ok(monitor) => break monitor,
+                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                }
+            };
+            monitor.write_all(b"stop\n").unwrap();
+            // Held until QEMU is gone.
+            std::io::copy(&mut monitor, &mut std::io::sink()).unwrap();
+        }
+    });
+    let bed = Bed::new(2, 512, 200).patience(10).monitor(&socket);
+    let done = bed.command(&["echo", "done"]);
+    stopper.join().unwrap();
+    assert_eq!((done.status, done.console.as_str(), done.tries), (0, "done\n", 2), "{done}");
 }
 
 /// Proves that an unmodified Debian kernel reaches userspace with 1, 2 and 4 vCPUs and 128 MiB, 1 GiB and 5 GiB, sees exactly

@@ -16,12 +16,16 @@ pub struct Bed {
 
 /// What a job left behind.
 pub struct Done {
-    /// The job's exit status, or the script's own: 120 the bed failed, 124 the time limit passed.
+    /// The job's exit status, or the script's own: 120 the bed failed, 121 the emulated machine stopped each time, 124 the time
+    /// limit passed.
     pub status: i32,
     /// What the job wrote on the console.
     pub console: String,
     /// What the script said on its standard error.
     pub complaints: String,
+    /// How many machines it took.
+    #[allow(dead_code, reason = "one test looks")]
+    pub tries: u32,
     results: tempfile::TempDir,
 }
 
@@ -52,6 +56,18 @@ impl Bed {
         self
     }
 
+    /// Taken to have stopped when it shows no sign of life for so many seconds.
+    #[allow(dead_code, reason = "one test waits less")]
+    pub fn patience(self, seconds: u32) -> Self {
+        self.option("--patience", seconds.to_string())
+    }
+
+    /// QEMU's monitor listens on this socket.
+    #[allow(dead_code, reason = "one test stops the machine")]
+    pub fn monitor(self, socket: &Path) -> Self {
+        self.option("--monitor", socket)
+    }
+
     /// Puts a copy of the host's file at `inside`.
     pub fn file(self, host: &Path, inside: &str) -> Self {
         let mut pair = host.as_os_str().to_owned();
@@ -79,7 +95,19 @@ impl Bed {
         self.run(command)
     }
 
+    /// Runs the job, and once more on a new machine when the emulated one stopped, its own kernel with it.
     fn run(self, command: &[&str]) -> Done {
+        const STOPPED: i32 = 121;
+        const TRIES: u32 = 3;
+        let mut done = self.try_once(command);
+        while done.status == STOPPED && done.tries < TRIES {
+            println!("the emulated machine stopped: once more");
+            done = Done { tries: done.tries + 1, ..self.try_once(command) };
+        }
+        done
+    }
+
+    fn try_once(&self, command: &[&str]) -> Done {
         let results = tempfile::tempdir().expect("a temporary folder");
         let _turn = wait_for_turn();
         let output = Command::new(script_path())
@@ -94,6 +122,7 @@ impl Bed {
             status: output.status.code().unwrap_or(-1),
             console: String::from_utf8_lossy(&output.stdout).into_owned(),
             complaints: String::from_utf8_lossy(&output.stderr).into_owned(),
+            tries: 1,
             results,
         }
     }
