@@ -6,10 +6,11 @@
 //! 4. Unpack what is needed of the source.
 //! 5. Apply the patches that fit.
 //! 6. Configure: tinyconfig, the fragment on top, olddefconfig, and a check of what was taken.
-//! 7. Count the steps by a dry run, then compile.
+//! 7. Count the steps by a dry run, then compile; a patch that a file does not compile with is taken out again.
 //! 8. Strip, check that the image can be mapped, write the manifest, rename into place.
 
 mod job;
+mod patching;
 
 use std::fs::{self, File};
 use std::io;
@@ -21,7 +22,7 @@ use rustix::fs::FlockOperation;
 
 use self::job::Job;
 use super::manifest::{Manifest, SourceRecord};
-use super::recipe::Flavour;
+use super::recipe::{Era, Flavour};
 use super::run::{RunError, Runner};
 use super::source::{Compression, Source, SourceError};
 use super::store::{self, Store, StoreError};
@@ -178,7 +179,7 @@ pub fn build(
     plan.check_host()?;
     sweep(&store.work());
     check_space(&store.work())?;
-    let log = store.work().join(format!("{}.log", plan.id));
+    let log = store.work().join(format!("{}.log", plan.work_name()));
     let mut job = Job { plan, runner: Runner::new(log, stop).map_err(BuildError::Run)?, progress, started };
     let result = job.run(store, request);
     if !matches!(result, Ok(_) | Err(BuildError::Failed { .. })) {
@@ -202,13 +203,14 @@ fn current_default(store: &Store, flavour: Flavour) -> Option<Built> {
     Some(Built { path, manifest, fresh: false, tree: None })
 }
 
-/// What names a build.
+/// What names a build, but for the era of the source, which is known once it is unpacked.
 struct Plan {
     flavour: Flavour,
     source: Source,
     record: SourceRecord,
     compiler: String,
-    id: String,
+    /// A hash of the source and the compiler's major version.
+    made_of: String,
 }
 
 impl Plan {
@@ -224,8 +226,18 @@ impl Plan {
         let Some(compiler) = toolchain::compiler() else { return Err(lacking(Some(&source))) };
         let known = known.and_then(|built| built.manifest.build.as_ref()).map(|build| &build.source);
         let record = source.record(known)?;
-        let id = build_id(request.flavour, &record, &compiler);
-        Ok(Self { flavour: request.flavour, source, record, compiler, id })
+        let made_of = made_of(&record, &compiler);
+        Ok(Self { flavour: request.flavour, source, record, compiler, made_of })
+    }
+
+    /// The build's name: flavour, recipe, source and compiler.
+    fn id(&self, era: Era) -> String {
+        format!("{}-{}-{}", self.flavour, era.fingerprint(self.flavour), self.made_of)
+    }
+
+    /// What the build is called until the source's era is known.
+    fn work_name(&self) -> String {
+        format!("{}-{}", self.flavour, self.made_of)
     }
 
     /// Sees that the host has every tool. Whether objtool's library is needed depends on the configuration.
@@ -239,17 +251,23 @@ impl Plan {
 
     /// This build's kernel if the store has it; it becomes the default.
     fn stored(&self, store: &Store, request: &Request) -> Result<Option<Built>, BuildError> {
-        let folder = store.built().join(&self.id);
-        let there = |manifest: &Manifest| {
-            fs::metadata(folder.join(&manifest.image)).is_ok_and(|meta| meta.len() == manifest.size)
-        };
-        let Some(manifest) = Manifest::read(&folder).ok().filter(there).filter(|_| !request.force) else {
+        if request.force {
             return Ok(None);
-        };
-        if store.default_id(self.flavour).as_deref() != Some(self.id.as_str()) {
-            store.set_default(self.flavour, &self.id)?;
         }
-        Ok(Some(Built { path: folder.join(&manifest.image), manifest, fresh: false, tree: None }))
+        for era in Era::all() {
+            let id = self.id(era);
+            let folder = store.built().join(&id);
+            let there = |manifest: &Manifest| {
+                manifest.version.as_deref().is_some_and(|version| Era::of(version) == era)
+                    && fs::metadata(folder.join(&manifest.image)).is_ok_and(|meta| meta.len() == manifest.size)
+            };
+            let Some(manifest) = Manifest::read(&folder).ok().filter(there) else { continue };
+            if store.default_id(self.flavour).as_deref() != Some(id.as_str()) {
+                store.set_default(self.flavour, &id)?;
+            }
+            return Ok(Some(Built { path: folder.join(&manifest.image), manifest, fresh: false, tree: None }));
+        }
+        Ok(None)
     }
 }
 
@@ -277,12 +295,11 @@ pub fn missing(source: Option<&Path>) -> Result<Vec<Missing>, BuildError> {
     }
 }
 
-/// The name of a build: flavour, recipe, and a hash of the source and the compiler's major version.
-fn build_id(flavour: Flavour, source: &SourceRecord, compiler: &str) -> String {
+/// A hash of the source and the compiler's major version, which with flavour and recipe names a build.
+fn made_of(source: &SourceRecord, compiler: &str) -> String {
     let version = compiler.split_whitespace().last().unwrap_or_default();
     let major = version.split('.').next().unwrap_or_default();
-    let hash = store::hash(format!("{}\n{major}\n", source.blake3).as_bytes());
-    format!("{flavour}-{}-{}", flavour.fingerprint(), &hash[..8])
+    store::hash(format!("{}\n{major}\n", source.blake3).as_bytes())[..8].to_owned()
 }
 
 /// Waits for the flavour's lock, which is given back when the file is closed.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::elf;
 use super::super::recipe::{PATCHES, Patch};
 use super::job::{check_image, is_step, make};
+use super::patching::Patches;
 use super::*;
 
 /// A source whose makefile has the goals a build asks for. `vmlinux` is the recipe of that goal.
@@ -206,7 +207,13 @@ fn keeps_the_tree_when_asked() {
     assert!(tree.join("vmlinux").is_file() && !tree.to_string_lossy().contains(".new-"), "{}", tree.display());
 }
 
-/// Proves that a patch that fits is applied, and that one that does not changes nothing.
+/// A patch that replaces the source's one line.
+fn line_patch(name: &'static str, from: &str, to: &str) -> Patch {
+    let diff = format!("--- a/start.c\n+++ b/start.c\n@@ -1 +1 @@\n-{from}\n+{to}\n");
+    Patch { name, text: format!("Reason.\n\nNeeded: here.\n---\n{diff}").leak() }
+}
+
+/// Proves that a patch that fits is applied and can be taken out, and that one that does not changes nothing.
 #[test]
 fn applies_patches_that_fit() {
     let folder = tempfile::tempdir().unwrap();
@@ -216,27 +223,116 @@ fn applies_patches_that_fit() {
     let plan = Plan::new(&request(tree.clone()), None).unwrap();
     let runner = Runner::new(folder.path().join("log"), &stop).unwrap();
     let mut job = Job { plan, runner, progress: &mut heard, started: Instant::now() };
-    let diff = |from: &str, to: &str| -> &'static str {
-        format!("Reason.\n\n--- a/start.c\n+++ b/start.c\n@@ -1 +1 @@\n-{from}\n+{to}\n").leak()
-    };
     let line = "void _start(void) { for (;;); }";
-    assert!(!job.patch(&tree, &Patch { name: "1.patch", text: diff("other", "x") }).unwrap());
-    assert_eq!(fs::read_to_string(tree.join("start.c")).unwrap(), format!("{line}\n"));
-    assert!(job.patch(&tree, &Patch { name: "2.patch", text: diff(line, "int patched;") }).unwrap());
-    assert_eq!(fs::read_to_string(tree.join("start.c")).unwrap(), "int patched;\n");
+    let (other, fits) = (line_patch("1.patch", "other", "x"), line_patch("a/2.patch", line, "int patched;"));
+    let text = || fs::read_to_string(tree.join("start.c")).unwrap();
+    assert!(!job.patch(&tree, &other, &["--forward"]).unwrap());
+    assert_eq!(text(), format!("{line}\n"));
+    assert!(job.patch(&tree, &fits, &["--forward"]).unwrap());
+    assert_eq!(text(), "int patched;\n");
+
+    // A file that no patch changes is none of theirs; of the one it changes it is taken out, once.
+    let mut patches = Patches { applied: vec![fits], left_out: vec![] };
+    let broken = |file: &str| std::iter::once(file.to_owned()).collect();
+    assert!(!job.take_out(&tree, "6.9.9", &mut patches, &broken("other.c")).unwrap());
+    assert!(job.take_out(&tree, "6.9.9", &mut patches, &broken("start.c")).unwrap());
+    assert_eq!(text(), format!("{line}\n"));
+    assert!(patches.applied.is_empty() && patches.left_out.len() == 1);
+    assert!(!job.take_out(&tree, "6.9.9", &mut patches, &broken("start.c")).unwrap());
+    let told = "left out a/2.patch, with which start.c of Linux 6.9.9 does not compile; it is needed here.";
+    assert_eq!(heard.warned, [told]);
+}
+
+/// Proves that a tree which one of the recipe's patches fits but does not compile with is built without that patch, and
+/// that the manifest and a warning say so.
+#[test]
+fn a_patch_that_does_not_compile_is_taken_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(&folder.path().join("cache"));
+    // A file that the patch fits, in a tree whose makefile finds an error in it once it is patched.
+    let patch = PATCHES.iter().find(|patch| patch.name.starts_with("0009-")).unwrap();
+    let file = patch.files().next().unwrap();
+    let breaks = format!(
+        "\t@if grep -q '{added}' {file}; then echo '{file}:1:1: error: no such thing'; exit 1; fi\n{WORKS}",
+        added = added(patch)
+    );
+    let tree = source(folder.path(), &breaks);
+    fs::create_dir_all(tree.join(file).parent().unwrap()).unwrap();
+    fs::write(tree.join(file), before(patch)).unwrap();
+    let mut heard = Heard::default();
+    let built = build(&store, &request(tree), &AtomicBool::new(false), &mut heard).unwrap();
+    let record = built.manifest.build.unwrap();
+    assert!(!record.patches.contains(&patch.name.to_owned()));
+    assert!(record.patches_left_out.contains(&patch.name.to_owned()));
+    let told = format!("left out {}, with which {file} of Linux 6.1.7 does not compile", patch.name);
+    assert!(heard.warned.iter().any(|warning| warning.contains(&told)), "{:?}", heard.warned);
+}
+
+/// The first line that a patch adds, as far as a shell's single quotes and grep's patterns let it be.
+fn added(patch: &Patch) -> &'static str {
+    let line = patch.text.lines().find(|line| line.starts_with('+') && !line.starts_with("+++")).unwrap();
+    let plain = |c: char| !(c.is_ascii_alphanumeric() || " _(".contains(c));
+    line[1..].trim().split(plain).find(|part| part.len() > 8).unwrap()
+}
+
+/// What a patch's only file may look like before: the lines of its hunks that are not added.
+fn before(patch: &Patch) -> String {
+    let hunks = patch.text.lines().skip_while(|line| !line.starts_with("@@")).filter(|line| !line.starts_with("@@"));
+    hunks.filter(|line| !line.starts_with('+')).flat_map(|line| [line.get(1..).unwrap_or(""), "\n"]).collect()
 }
 
 /// Proves that flavour, recipe, source and the compiler's major version each have a part in the name, and its minor
 /// version has none.
 #[test]
 fn a_build_is_named_by_what_it_is_of() {
-    let record = |blake3: &str| SourceRecord { path: "/a".into(), size: 1, modified_ns: 1, blake3: blake3.to_owned() };
-    let id = build_id(Flavour::Micro, &record("aa"), "gcc (Debian 12.2.0-14) 12.2.0");
-    assert!(id.starts_with(&format!("micro-{}-", Flavour::Micro.fingerprint())));
-    assert_eq!(id, build_id(Flavour::Micro, &record("aa"), "gcc (Ubuntu) 12.9.1"));
-    assert_ne!(id, build_id(Flavour::Micro, &record("aa"), "gcc 13.1.0"));
-    assert_ne!(id, build_id(Flavour::Micro, &record("ab"), "gcc 12.2.0"));
-    assert_ne!(id, build_id(Flavour::Full, &record("aa"), "gcc 12.2.0"));
+    let name = |flavour: Flavour, version: &str, blake3: &str, compiler: &str| {
+        let path = PathBuf::from("/a");
+        let record = SourceRecord { path: path.clone(), size: 1, modified_ns: 1, blake3: blake3.to_owned() };
+        let made_of = made_of(&record, compiler);
+        let plan = Plan { flavour, source: Source::Folder(path), record, compiler: compiler.to_owned(), made_of };
+        assert!(plan.id(Era::of(version)).ends_with(&plan.made_of));
+        plan.id(Era::of(version))
+    };
+    let id = name(Flavour::Micro, "6.1.7", "aa", "gcc (Debian 12.2.0-14) 12.2.0");
+    assert!(id.starts_with(&format!("micro-{}-", Era::of("6.1").fingerprint(Flavour::Micro))));
+    assert_eq!(id, name(Flavour::Micro, "6.1.8", "aa", "gcc (Ubuntu) 12.9.1"));
+    assert_ne!(id, name(Flavour::Micro, "6.1.7", "aa", "gcc 13.1.0"));
+    assert_ne!(id, name(Flavour::Micro, "6.1.7", "ab", "gcc 12.2.0"));
+    assert_ne!(id, name(Flavour::Full, "6.1.7", "aa", "gcc 12.2.0"));
+    assert_ne!(id, name(Flavour::Micro, "6.12.7", "aa", "gcc 12.2.0"));
+}
+
+/// Proves that a newer tree gets the settings and forms that are for it, is found again by its version, and that the
+/// name of 6.1's build is not taken for it.
+#[test]
+fn a_newer_tree_is_built_by_its_own_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::new(&folder.path().join("cache"));
+    let tree = source(folder.path(), WORKS);
+    let makefile = fs::read_to_string(tree.join("Makefile")).unwrap();
+    fs::write(tree.join("Makefile"), makefile.replace("PATCHLEVEL = 1\n", "PATCHLEVEL = 12\n")).unwrap();
+    let (stop, mut heard) = (AtomicBool::new(false), Heard::default());
+    let request = request(tree);
+    let built = build(&store, &request, &stop, &mut heard).unwrap();
+    let id = built.path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    assert!(id.starts_with(&format!("micro-{}-", Era::of("6.12").fingerprint(Flavour::Micro))), "{id}");
+    assert_eq!(built.manifest.build.as_ref().unwrap().recipe, id.split('-').nth(1).unwrap());
+    // What is left out is the newer form, and what 6.12 needs no patch for is not missed.
+    assert!(heard.warned.iter().any(|w| w.contains("left out since-6.12/0007-")), "{:?}", heard.warned);
+    assert!(!heard.warned.iter().any(|w| w.contains("0004-")));
+    assert!(heard.warned.iter().any(|w| w.contains("CONFIG_SLUB=n (asked for y)") && !w.contains("CONFIG_SLAB=")));
+    assert_eq!(store.find("micro").unwrap(), built.path);
+    assert!(!build(&store, &request, &stop, &mut heard).unwrap().fresh);
+
+    // A kernel of 6.12 under the name of the older recipe is none of this binary's.
+    let older = id.replace(
+        &Era::of("6.12").fingerprint(Flavour::Micro).to_string(),
+        &Era::of("6.1").fingerprint(Flavour::Micro).to_string(),
+    );
+    fs::rename(store.built().join(id), store.built().join(&older)).unwrap();
+    assert!(build(&store, &request, &stop, &mut heard).unwrap().fresh);
+    let stale = store.list().unwrap().into_iter().find(|entry| entry.name == older).unwrap();
+    assert!(stale.out_of_date && !stale.default);
 }
 
 /// Proves that lines of kbuild's short output are counted, and no other line.

@@ -156,6 +156,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::guest::recipe::Era;
 
     pub(in crate::guest) fn example() -> Manifest {
         Manifest {
@@ -168,7 +169,7 @@ pub(super) mod tests {
             cmdline: None,
             build: Some(Build {
                 flavour: Flavour::Micro,
-                recipe: Flavour::Micro.fingerprint().to_string(),
+                recipe: Era::of("6.1").fingerprint(Flavour::Micro).to_string(),
                 source: SourceRecord { path: "/src/l.tar.xz".into(), size: 1, modified_ns: 2, blake3: "aa".into() },
                 config_blake3: "bb".into(),
                 settings_not_taken: vec![],

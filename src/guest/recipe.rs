@@ -4,11 +4,15 @@
 //! its kernels with no checkout. The fingerprint is computed by the compiler: finding the default kernel at run time
 //! costs no hashing.
 
+mod era;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::era::Era;
 
 /// One of the kernels ringfence can build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,13 +49,9 @@ impl Flavour {
         }
     }
 
-    /// What this binary's recipe for the flavour hashes to. Another fragment, other patches or other build steps have
-    /// another fingerprint; comments and blank lines do not count.
-    pub const fn fingerprint(self) -> Fingerprint {
-        match self {
-            Self::Micro => MICRO_FINGERPRINT,
-            Self::Full => FULL_FINGERPRINT,
-        }
+    /// Whether a fingerprint, as it is printed, is that of this binary's recipe for some era of Linux.
+    pub fn has_recipe(self, fingerprint: &str) -> bool {
+        Era::all().any(|era| era.fingerprint(self).to_string() == fingerprint)
     }
 }
 
@@ -72,7 +72,7 @@ impl FromStr for Flavour {
 /// A change to the kernel's source.
 #[derive(Clone, Copy, Debug)]
 pub struct Patch {
-    /// The file's name in `kernels/linux/patches/`.
+    /// The file's name in `kernels/linux/patches/`; of a form for newer trees, in `kernels/linux/`.
     pub name: &'static str,
     /// The whole file: the reason, then a unified diff for `patch -p1`.
     pub text: &'static str,
@@ -85,6 +85,16 @@ impl Patch {
         let lines = after.lines().take_while(|line| !line.trim().is_empty() && *line != "---");
         lines.map(str::trim).collect::<Vec<_>>().join(" ")
     }
+
+    /// The files that the patch changes.
+    pub fn files(&self) -> impl Iterator<Item = &'static str> {
+        self.text.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(str::trim_end)
+    }
+
+    /// Whether there is anything to apply. A form for newer trees may only say that these need none.
+    pub fn has_diff(&self) -> bool {
+        self.files().next().is_some()
+    }
 }
 
 macro_rules! patches {
@@ -93,7 +103,7 @@ macro_rules! patches {
     };
 }
 
-/// The patches in the order in which they are applied, to every flavour.
+/// The patches in the order in which they are applied, to every flavour. Newer trees take some in another form: [`Era`].
 pub const PATCHES: &[Patch] = &patches![
     "0001-x86-no-int3-selftest-under-a-hypervisor.patch",
     "0002-x86-no-fwait-where-fxsave-is.patch",
@@ -125,18 +135,8 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-const MICRO_FINGERPRINT: Fingerprint = fingerprint(Flavour::Micro.fragment());
-const FULL_FINGERPRINT: Fingerprint = fingerprint(Flavour::Full.fragment());
-
-const fn fingerprint(fragment: &str) -> Fingerprint {
-    let mut hash = Fnv::new().bytes(STEPS_VERSION.as_bytes()).fragment(fragment.as_bytes());
-    let mut next = 0;
-    while next < PATCHES.len() {
-        hash = hash.bytes(PATCHES[next].name.as_bytes()).bytes(PATCHES[next].text.as_bytes());
-        next += 1;
-    }
-    hash.finish()
-}
+const MICRO_FINGERPRINTS: [Fingerprint; era::ERAS] = era::fingerprints(Flavour::Micro.fragment());
+const FULL_FINGERPRINTS: [Fingerprint; era::ERAS] = era::fingerprints(Flavour::Full.fragment());
 
 /// The FNV-1a hash (Fowler, Noll, Vo) of 64 bits. It guards against stale kernels, not against an adversary: what it
 /// hashes is part of the binary.

@@ -19,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::manifest::{Manifest, ManifestError, SCHEMA};
-use super::recipe::Flavour;
+use super::recipe::{Era, Flavour};
 
 /// File name of a built kernel's image.
 pub const VMLINUX: &str = "vmlinux";
@@ -122,9 +122,7 @@ pub fn default_kernel(cache: &Path, flavour: Flavour) -> Result<DefaultKernel, S
         return Err(StoreError::NotBuilt(flavour));
     }
     match recipe_of(id) {
-        Some((of, recipe)) if of == flavour && recipe == flavour.fingerprint().to_string() => {
-            Ok(DefaultKernel { path })
-        }
+        Some((of, recipe)) if of == flavour && flavour.has_recipe(recipe) => Ok(DefaultKernel { path }),
         _ => Err(StoreError::OutOfDate { flavour, path }),
     }
 }
@@ -202,12 +200,17 @@ impl Store {
     fn entry(&self, folder: &Path, name: String) -> Entry {
         let built = folder.starts_with(self.built());
         let recipe = recipe_of(&name).filter(|_| built);
-        let current = recipe.is_none_or(|(flavour, recipe)| recipe == flavour.fingerprint().to_string());
         let default = recipe.is_some_and(|(flavour, _)| self.default_id(flavour).is_some_and(|id| id == name));
         let (manifest, damage) = match Manifest::read(folder) {
             Ok(manifest) => (Some(manifest), None),
             Err(error) => (None, Some(causes(&error))),
         };
+        // The version says which era's recipe it has to be; without one, any will do.
+        let version = manifest.as_ref().and_then(|manifest| manifest.version.as_deref());
+        let current = recipe.is_none_or(|(flavour, recipe)| match version {
+            Some(version) => Era::of(version).fingerprint(flavour).to_string() == recipe,
+            None => flavour.has_recipe(recipe),
+        });
         let path = manifest.as_ref().map_or_else(|| folder.to_owned(), |m| folder.join(&m.image));
         Entry { name, path, default, out_of_date: !current, manifest, damage }
     }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::super::manifest::FILE;
 use super::super::manifest::tests::example;
+use super::super::recipe::Era;
 use super::*;
 
 /// Puts a built kernel into the store as a build does.
@@ -19,7 +20,7 @@ fn install(store: &Store, flavour: Flavour, recipe: &str, content: &str) -> Stri
 }
 
 fn current(flavour: Flavour) -> String {
-    flavour.fingerprint().to_string()
+    Era::of("6.1").fingerprint(flavour).to_string()
 }
 
 /// Proves that the folder is taken from the first variable that is set, and a relative XDG_CACHE_HOME is not.

@@ -1,14 +1,16 @@
 //! The steps of a build, from the source to the store.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use super::patching::{Patches, file_with_error};
 use super::{BuildError, Built, Phase, Plan, Progress, Request, io_error};
 use crate::guest::elf;
 use crate::guest::manifest::{Build, Manifest, SCHEMA};
-use crate::guest::recipe::{self, PATCHES, Patch, Untaken};
+use crate::guest::recipe::{self, Era, Patch, Untaken};
 use crate::guest::run::{RunError, Runner};
 use crate::guest::source::{Source, version_in};
 use crate::guest::store::{self, Scratch, Store, VMLINUX};
@@ -28,21 +30,21 @@ pub(super) struct Job<'a> {
 /// What configuring and patching found.
 struct Findings {
     version: String,
-    applied: Vec<String>,
-    left_out: Vec<String>,
+    patches: Patches,
     untaken: Vec<Untaken>,
 }
 
 impl Job<'_> {
     pub(super) fn run(&mut self, store: &Store, request: &Request) -> Result<Built, BuildError> {
-        let mut scratch = store.filling(&format!("{}.tree", self.plan.id))?;
+        let mut scratch = store.filling(&format!("{}.tree", self.plan.work_name()))?;
         let tree = self.unpack(scratch.path())?;
-        let findings = self.prepare(&tree, request.jobs)?;
-        let steps = self.compile(&tree, request.jobs)?;
+        let mut findings = self.prepare(&tree, request.jobs)?;
+        let steps = self.compile(&tree, request.jobs, &mut findings)?;
         self.progress.phase(Phase::Store);
-        let filling = store.filling(&self.plan.id)?;
+        let id = self.plan.id(Era::of(&findings.version));
+        let filling = store.filling(&id)?;
         let manifest = self.finish(&tree, filling.path(), findings, steps, request.jobs)?;
-        let home = store.install(filling.path(), &self.plan.id, self.plan.flavour)?;
+        let home = store.install(filling.path(), &id, self.plan.flavour)?;
         let tree = request.keep.then(|| keep(&mut scratch, tree));
         Ok(Built { path: home.join(VMLINUX), manifest, fresh: true, tree })
     }
@@ -65,48 +67,19 @@ impl Job<'_> {
     fn prepare(&mut self, tree: &Path, jobs: usize) -> Result<Findings, BuildError> {
         self.progress.phase(Phase::Configure);
         let version = version_in(tree)?;
-        let (mut applied, mut left_out) = (Vec::new(), Vec::new());
-        for patch in PATCHES {
-            if self.patch(tree, patch)? {
-                applied.push(patch.name.to_owned());
-            } else {
-                let text = format!("left out {}, which does not apply to Linux {version}", patch.name);
-                self.progress.warn(&format!("{text}; it is needed {}", patch.needed()));
-                left_out.push(patch.name.to_owned());
-            }
-        }
-        let untaken = self.configure(tree)?;
+        let patches = self.apply(tree, &version)?;
+        let untaken = self.configure(tree, &Era::of(&version).fragment(self.plan.flavour))?;
         if !untaken.is_empty() {
             let list: Vec<_> = untaken.iter().map(ToString::to_string).collect();
             self.progress.warn(&format!("Linux {version} did not take these settings: {}", list.join(", ")));
         }
         self.make(tree, jobs, &["prepare"], &mut |_| ())?;
-        Ok(Findings { version, applied, left_out, untaken })
+        Ok(Findings { version, patches, untaken })
     }
 
-    /// Applies a patch if it fits, and tells whether it did.
-    pub(super) fn patch(&mut self, tree: &Path, patch: &Patch) -> Result<bool, BuildError> {
-        let file = tree.join(format!(".{}", patch.name));
-        fs::write(&file, patch.text).map_err(io_error("write", &file))?;
-        let command = |more: &[&str]| {
-            let mut command = Command::new("patch");
-            command.args(["-p1", "--batch", "--forward", "--no-backup-if-mismatch", "-i"]).arg(&file).args(more);
-            command.current_dir(tree);
-            command
-        };
-        match self.runner.run(&mut command(&["--dry-run"]), &mut |_| ()) {
-            Ok(()) => {}
-            Err(RunError::Failed { .. }) => return Ok(false),
-            Err(error) => return Err(self.explain(error)),
-        }
-        self.runner.run(&mut command(&[]), &mut |_| ()).map_err(|e| self.explain(e))?;
-        Ok(true)
-    }
-
-    fn configure(&mut self, tree: &Path) -> Result<Vec<Untaken>, BuildError> {
+    fn configure(&mut self, tree: &Path, fragment: &str) -> Result<Vec<Untaken>, BuildError> {
         let path = tree.join(".config");
         let read = || fs::read_to_string(&path).map_err(io_error("read", &path));
-        let fragment = self.plan.flavour.fragment();
         self.make(tree, 1, &["tinyconfig"], &mut |_| ())?;
         fs::write(&path, recipe::merge(&read()?, fragment)).map_err(io_error("write", &path))?;
         self.make(tree, 1, &["olddefconfig"], &mut |_| ())?;
@@ -119,21 +92,32 @@ impl Job<'_> {
         Ok(recipe::untaken(fragment, &config))
     }
 
-    /// Compiles, and returns how many steps it took.
-    fn compile(&mut self, tree: &Path, jobs: usize) -> Result<u64, BuildError> {
+    /// Compiles, and returns how many steps it took. A patch that a file does not compile with is taken out again.
+    fn compile(&mut self, tree: &Path, jobs: usize, findings: &mut Findings) -> Result<u64, BuildError> {
         let total = self.count_steps(tree)?;
         self.progress.phase(Phase::Compile);
-        let (mut done, mut command) = (0, make(tree, jobs, &[VMLINUX]));
-        let Self { runner, progress, .. } = self;
-        progress.at(0, total);
-        let result = runner.run(&mut command, &mut |line| {
-            if is_step(line) {
-                done += 1;
-                progress.at(done, if total == 0 { 0 } else { total.max(done) });
+        self.progress.at(0, total);
+        let mut done = 0;
+        loop {
+            let mut broken = BTreeSet::new();
+            let Self { runner, progress, .. } = self;
+            let result = runner.run(&mut make(tree, jobs, &[VMLINUX]), &mut |line| {
+                if is_step(line) {
+                    done += 1;
+                    progress.at(done, if total == 0 { 0 } else { total.max(done) });
+                }
+                broken.extend(file_with_error(line).map(str::to_owned));
+            });
+            match result {
+                Ok(()) => return Ok(done),
+                Err(error @ RunError::Failed { .. }) if !self.runner.stopped() => {
+                    if !self.take_out(tree, &findings.version, &mut findings.patches, &broken)? {
+                        return Err(self.explain(error));
+                    }
+                }
+                Err(error) => return Err(self.explain(error)),
             }
-        });
-        result.map_err(|e| self.explain(e))?;
-        Ok(done)
+        }
     }
 
     /// How many steps `make vmlinux` will take, by a dry run; 0 when that tells nothing.
@@ -178,6 +162,7 @@ impl Job<'_> {
 
     fn manifest(&self, folder: &Path, findings: Findings, steps: u64, jobs: usize) -> Result<Manifest, BuildError> {
         let (image, config) = (folder.join(VMLINUX), folder.join("config"));
+        let recipe = Era::of(&findings.version).fingerprint(self.plan.flavour).to_string();
         Ok(Manifest {
             schema: SCHEMA,
             version: Some(findings.version),
@@ -188,12 +173,12 @@ impl Job<'_> {
             cmdline: None,
             build: Some(Build {
                 flavour: self.plan.flavour,
-                recipe: self.plan.flavour.fingerprint().to_string(),
+                recipe,
                 source: self.plan.record.clone(),
                 config_blake3: store::hash_file(&config).map_err(io_error("read", &config))?,
                 settings_not_taken: findings.untaken,
-                patches: findings.applied,
-                patches_left_out: findings.left_out,
+                patches: names(&findings.patches.applied),
+                patches_left_out: names(&findings.patches.left_out),
                 compiler: self.plan.compiler.clone(),
                 steps,
                 jobs,
@@ -214,7 +199,7 @@ impl Job<'_> {
     }
 
     /// A program's failure with the log and what may be missing.
-    fn explain(&self, error: RunError) -> BuildError {
+    pub(super) fn explain(&self, error: RunError) -> BuildError {
         match error {
             RunError::Failed { tail, .. } if self.runner.stopped() && tail.is_empty() => BuildError::Stopped,
             RunError::Failed { ref tail, .. } => BuildError::Failed {
@@ -272,6 +257,10 @@ pub(super) fn check_image(before: &Path, after: &Path) -> Result<(), BuildError>
         return Err(wrong("a segment's offset and its physical address differ within a page"));
     }
     Ok(())
+}
+
+fn names(patches: &[Patch]) -> Vec<String> {
+    patches.iter().map(|patch| patch.name.to_owned()).collect()
 }
 
 fn sync(path: &Path) -> Result<(), BuildError> {
