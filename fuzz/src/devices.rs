@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ringfence::bus::{Bus, Device, InterruptLine, PowerRequest, PowerSwitch};
-use ringfence::devices::uart::{FIFO_DEPTH, Uart};
+use ringfence::devices::uart::{FIFO_DEPTH, TRANSMIT_ROOM, Uart};
 use ringfence::devices::{
     AcpiPower, BootTimer, ByteSink, ExitPort, I8042, IoApic, Msi, MsiSink, SerialEvents, SerialPort, WindowSize,
 };
@@ -117,7 +117,7 @@ pub fn serial(data: &[u8]) {
             }
         }
         let state = port.state();
-        assert!(state.rx.len() <= FIFO_DEPTH && state.tx.len() <= FIFO_DEPTH);
+        assert!(state.rx.len() <= FIFO_DEPTH && state.tx.len() <= TRANSMIT_ROOM);
         assert_eq!(Uart::from_state(&state).interrupt(), wire.high.load(Ordering::Relaxed), "{state:?}");
         assert!(wire.changes.load(Ordering::Relaxed) - changes <= 1);
     }
