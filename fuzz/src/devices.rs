@@ -125,6 +125,12 @@ pub fn serial(data: &[u8]) {
     assert!(cable.wanted.load(Ordering::Relaxed) <= data.len());
 }
 
+/// A guest that sends more than the FIFO holds, and more than the transmitter has room for, to a cable that is full.
+pub fn serial_seeds() -> Vec<Vec<u8>> {
+    let sent = |count| [&[1][..], &[7, 1, 0, 0, 0, b'x'].repeat(count)].concat();
+    vec![sent(FIFO_DEPTH + 1), sent(TRANSMIT_ROOM + 1)]
+}
+
 #[derive(Default)]
 struct Messages {
     sent: AtomicUsize,

@@ -41,7 +41,7 @@ targets! {
     text::cmdline, none;
     text::guest_spec, text::guest_spec_seeds;
     text::spec, none;
-    devices::serial, none;
+    devices::serial, devices::serial_seeds;
     devices::ioapic, none;
     devices::i8042, none;
     devices::acpi_power, none;
