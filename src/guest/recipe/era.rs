@@ -33,18 +33,21 @@ macro_rules! since {
     };
 }
 
-/// The folders, the oldest release first.
-pub(super) const SINCE: [Since; 1] = [since!(
-    "since-6.12",
-    (6, 12),
-    [
-        "0004-char-dev-port-without-isa-or-pci.patch",
-        "0007-mm-do-not-check-pages-never-used.patch",
-        "0008-mm-initialise-struct-pages-in-a-row.patch",
-        "0012-kobject-format-events-only-for-listeners.patch",
-        "0014-x86-compact-image.patch",
-    ]
-)];
+/// The folders, the oldest release first. What an older one has, newer trees take too.
+pub(super) const SINCE: [Since; 2] = [
+    since!("since-6.5", (6, 5), []),
+    since!(
+        "since-6.12",
+        (6, 12),
+        [
+            "0004-char-dev-port-without-isa-or-pci.patch",
+            "0007-mm-do-not-check-pages-never-used.patch",
+            "0008-mm-initialise-struct-pages-in-a-row.patch",
+            "0012-kobject-format-events-only-for-listeners.patch",
+            "0014-x86-compact-image.patch",
+        ]
+    ),
+];
 
 /// How many eras there are.
 pub(super) const ERAS: usize = SINCE.len() + 1;
