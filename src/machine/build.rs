@@ -329,7 +329,8 @@ fn drain_limit(outcome: &Outcome) -> Option<Duration> {
 }
 
 fn report(timeline: &Timeline, devices: &Devices, exits: ExitCounts, posted_writes: u64, time: &KvmTime) -> Report {
-    for milestone in devices.boot_timer.milestones() {
+    let milestones = devices.boot_timer.milestones();
+    for milestone in &milestones {
         match milestone.phase {
             Milestone::USERSPACE => timeline.reached(Phase::Userspace, milestone.at_ns),
             Milestone::PAYLOAD => timeline.reached(Phase::Payload, milestone.at_ns),
@@ -337,5 +338,6 @@ fn report(timeline: &Timeline, devices: &Devices, exits: ExitCounts, posted_writ
         }
     }
     timeline.reach(Phase::Done);
-    Report { phases: timeline.phases(), exits, posted_writes, kvm_setup_ns: time.ns() }
+    let rings = milestones.iter().map(|milestone| (milestone.phase, milestone.at_ns)).collect();
+    Report { phases: timeline.phases(), rings, exits, posted_writes, kvm_setup_ns: time.ns() }
 }

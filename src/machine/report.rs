@@ -78,6 +78,8 @@ impl ExitCounts {
 pub struct Report {
     /// CLOCK_MONOTONIC, in nanoseconds, when each phase was reached, in that order.
     pub phases: Vec<(Phase, u64)>,
+    /// Bytes that the guest rang the boot timer with, and CLOCK_MONOTONIC in nanoseconds at each: the first 64.
+    pub rings: Vec<(u8, u64)>,
     /// Exits by reason.
     pub exits: ExitCounts,
     /// Port writes that KVM gathered, so that they needed no exit.
