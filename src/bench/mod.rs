@@ -25,6 +25,7 @@ pub mod diff;
 pub mod environment;
 pub mod footprint;
 pub mod page;
+pub mod paired;
 pub mod plot;
 pub mod progress;
 #[allow(unsafe_code)]

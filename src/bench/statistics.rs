@@ -23,7 +23,7 @@ const DRAWS_MAX: usize = 5_000_000;
 /// Fewest resamples.
 const RESAMPLES_MIN: usize = 200;
 /// Where the generators start.
-const SEED: u64 = 0x7269_6e67_6665_6e63;
+pub(super) const SEED: u64 = 0x7269_6e67_6665_6e63;
 
 /// Measurements in the order they were made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -247,7 +247,7 @@ fn draw(from: &[f64], into: &mut [f64], rng: &mut Rng) {
 }
 
 /// The middle [`LEVEL`] of a statistic's replicates.
-fn middle(mut replicates: Vec<f64>) -> Interval {
+pub(super) fn middle(mut replicates: Vec<f64>) -> Interval {
     let tail = (1.0 - LEVEL) / 2.0;
     Interval { low: quantile(&mut replicates, tail), high: quantile(&mut replicates, 1.0 - tail) }
 }
