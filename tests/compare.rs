@@ -25,19 +25,37 @@ fn left_behind(temporary: &Path, pid: u32) -> Vec<String> {
     names.filter(|name| name.starts_with("ringfence-compare-") || *name == group).collect()
 }
 
-/// Whether a guest and a container can run here; if not, why.
+/// Whether a guest can run here; if not, why.
 fn ready() -> Result<(), String> {
     let check = ringfence().args(["check", "--json"]).output().map_err(|e| e.to_string())?;
     let report: Value = serde_json::from_slice(&check.stdout).map_err(|e| e.to_string())?;
-    if report["can_run"] != true {
-        return Err("no usable KVM here (`ringfence check` tells why)".to_owned());
+    if report["can_run"] == true { Ok(()) } else { Err("no usable KVM here (`ringfence check` tells why)".to_owned()) }
+}
+
+/// Proves of a subject's measurement that every sample is kept with the slice it is from, that the neighbour had no CPU while it was
+/// stopped and had some while it ran, and that the pieces' place in time is known.
+fn assert_paired(subject: &Value, runs: usize) {
+    let slices = subject["slices"].as_array().unwrap();
+    assert!(slices.len() >= 2 && slices.len().is_multiple_of(2), "{slices:?}");
+    for (company, cpus) in [("alone", 0.0..=0.001), ("beside", 0.05..=64.0)] {
+        let of = || slices.iter().filter(|slice| slice["company"] == company);
+        let pieces: u64 = of().map(|slice| slice["pieces"].as_u64().unwrap()).sum();
+        let kept = subject[company].as_array().unwrap();
+        assert_eq!((of().count(), kept.len() as u64), (slices.len() / 2, pieces), "{company}");
+        assert!(kept.len() >= runs && kept.iter().all(|us| us.as_f64().unwrap() > 1.0));
+        assert!(of().all(|slice| cpus.contains(&slice["neighbour_cpus"].as_f64().unwrap())), "{company}: {slices:?}");
+        assert!(of().all(|slice| slice["seconds"].as_f64().unwrap() >= 0.1));
+        assert!(subject["figures"][company]["p50"].as_f64().unwrap() > 1.0);
     }
-    let kernel = ringfence().args(["run", "--timeout", "100", "--", "true"]).stdin(Stdio::null()).output();
-    let kernel = kernel.map_err(|e| e.to_string())?;
-    if !kernel.status.success() {
-        return Err(String::from_utf8_lossy(&kernel.stderr).into_owned());
+    for ratio in ["p99_ratio", "p99_ratio_by_pairs"] {
+        let ratio = &subject["figures"][ratio];
+        let number = |value: &Value| value.as_f64().unwrap();
+        assert!(
+            number(&ratio["interval"]["low"]) <= number(&ratio["interval"]["high"]) && number(&ratio["value"]) > 0.0
+        );
     }
-    Ok(())
+    let uncertainty = subject["clock_uncertainty_us"].as_f64().unwrap();
+    assert!(0.0 < uncertainty && uncertainty < 20_000.0 && subject["dropped"].as_u64().unwrap() > 0, "{uncertainty}");
 }
 
 /// Proves that a small comparison measures the guest in every respect (and runc where it is installed), says so within 80 columns,
@@ -72,20 +90,23 @@ fn a_small_comparison_is_whole() {
     }
     let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     let named = |list: &str, name: &str| report[list].as_array().unwrap().iter().find(|s| s["name"] == name).cloned();
+    if let Some(absent) = named("not_run", "guest") {
+        return skipped(absent["reason"].as_str().unwrap());
+    }
     let guest = named("isolation", "guest").expect("the guest's isolation");
     assert!(guest["view"]["facts"].as_array().unwrap().iter().all(|fact| fact["of_the_host"] == false), "{guest}");
     assert!(report["panic"]["said"].as_str().unwrap().contains("Kernel panic"));
-    let unpinned = named("neighbours", "guest, unpinned").expect("the unpinned guest");
-    for company in ["alone", "beside"] {
-        assert_eq!(unpinned[company].as_array().unwrap().len(), 200);
-        assert!(unpinned["figures"][company]["p50"].as_f64().unwrap() > 1.0);
+    for name in ["guest, unpinned", "guest, pinned, reserved"] {
+        assert_paired(&named("neighbours", name).expect(name), 200);
     }
     let memory = named("memory", "guest").expect("the guest's memory");
-    assert!(memory["working"]["processes"][0]["pss_bytes"].as_u64().unwrap() > 64 << 20);
+    let held = |when: &str| memory[when]["processes"][0]["pss_bytes"].as_u64().unwrap();
+    assert!(held("working") > 64 << 20 && held("working") - held("idle") > 60 << 20);
     if named("not_run", "runc").is_none() {
         let runc = named("isolation", "runc").unwrap();
         assert!(runc["view"]["facts"].as_array().unwrap().iter().any(|fact| fact["of_the_host"] == true));
-        assert!(named("neighbours", "runc, CPU shares").is_some() && named("memory", "runc").is_some());
+        assert_paired(&named("neighbours", "runc, CPU shares").expect("runc beside a neighbour"), 200);
+        assert!(named("memory", "runc").is_some());
     }
     let page = fs::read_to_string(html.join("index.html")).unwrap();
     assert!(["src=", "href=", "url(", "<script"].iter().all(|word| !page.contains(word)));

@@ -4,15 +4,18 @@
 //! Bare (no libc, no allocator), so that the very same file runs everywhere, and does nothing but what it says: while it times,
 //! it makes no system call and touches no new page.
 //!
-//!     work time COUNT TURNS   times COUNT pieces of TURNS steps each; then writes the times to standard output
-//!     work burn MEGABYTES     keeps every CPU it may use busy, streaming through MEGABYTES on each, until it is killed
-//!     work hold MEGABYTES     touches MEGABYTES, says RFREADY, and sleeps until it is killed
+//!     work time COUNT TURNS [PORT]   says RFBEGIN, times COUNT pieces of TURNS steps each, then writes the times to standard
+//!                                    output; before and after, a byte goes to the I/O port PORT, the monitor's boot timer
+//!     work burn MEGABYTES            keeps every CPU it may use busy, streaming through MEGABYTES on each, until it is killed
+//!     work hold LITTLE MUCH          touches LITTLE MiB, says RFREADY, and three seconds later MUCH in all, says RFHELD, and
+//!                                    sleeps until it is killed
 
 #![no_std]
 #![no_main]
 
 #[path = "../init/intrinsics.rs"]
 mod intrinsics;
+mod bell;
 mod record;
 mod sys;
 
@@ -20,7 +23,10 @@ use core::arch::{asm, global_asm};
 use core::ffi::CStr;
 use core::hint::black_box;
 
-const USAGE: &[u8] = b"usage: work time COUNT TURNS | burn MEGABYTES | hold MEGABYTES\n";
+use bell::Bell;
+use record::{Anchor, Moment};
+
+const USAGE: &[u8] = b"usage: work time COUNT TURNS [PORT] | burn MEGABYTES | hold LITTLE MUCH\n";
 /// Status of a program that was misused.
 const MISUSED: i32 = 2;
 /// Most pieces that are timed in one go.
@@ -35,7 +41,11 @@ const WARM_UP: usize = 200;
 const TABLE: usize = 2048;
 const LINE: usize = 64;
 /// Readings of the clocks, of which the best counts.
-const READINGS: usize = 5;
+const READINGS: u8 = 5;
+/// The last I/O port.
+const PORT_MAX: usize = 0xffff;
+/// How long little is held before much is, in seconds.
+const LITTLE_WHILE: u64 = 3;
 
 global_asm!(
     ".globl _start",
@@ -55,15 +65,30 @@ extern "C" fn start(stack: *const usize) -> ! {
         (index < *stack).then(|| CStr::from_ptr(*stack.add(1 + index) as *const core::ffi::c_char).to_bytes())
     };
     let number = |index, most| argument(index).and_then(parse).filter(|n| (1..=most).contains(n));
-    match (argument(1), number(2, COUNT_MAX), number(3, TURNS_MAX), number(2, MEGABYTES_MAX)) {
-        (Some(b"time"), Some(count), Some(turns), _) => time(count, turns),
-        (Some(b"burn"), _, None, Some(megabytes)) => burn(megabytes << 20),
-        (Some(b"hold"), _, None, Some(megabytes)) => hold(megabytes << 20),
-        _ => {
-            sys::write_all(2, USAGE);
-            sys::exit(MISUSED)
+    let megabytes = |index| number(index, MEGABYTES_MAX).map(|megabytes| megabytes << 20);
+    match argument(1) {
+        Some(b"time") => {
+            let port = number(4, PORT_MAX).map(|port| port as u16);
+            if let (Some(count), Some(turns)) = (number(2, COUNT_MAX), number(3, TURNS_MAX))
+                && port.is_some() == argument(4).is_some()
+            {
+                time(count, turns, port);
+            }
         }
+        Some(b"burn") => {
+            if let (Some(bytes), None) = (megabytes(2), argument(3)) {
+                burn(bytes);
+            }
+        }
+        Some(b"hold") => {
+            if let (Some(little), Some(much)) = (megabytes(2), megabytes(3)) {
+                hold(little, much);
+            }
+        }
+        _ => {}
     }
+    sys::write_all(2, USAGE);
+    sys::exit(MISUSED)
 }
 
 fn parse(digits: &[u8]) -> Option<usize> {
@@ -74,7 +99,7 @@ fn parse(digits: &[u8]) -> Option<usize> {
 }
 
 /// Times `count` pieces back to back: each ends when the next begins, so that no time goes unseen between them.
-fn time(count: usize, turns: usize) -> ! {
+fn time(count: usize, turns: usize, port: Option<u16>) -> ! {
     let Some(memory) = sys::map((count + 1) * 8) else { out_of_memory() };
     let (_, stamps, _) = {
         // SAFETY: any bytes are numbers.
@@ -85,31 +110,44 @@ fn time(count: usize, turns: usize) -> ! {
     stamps.fill(1);
     output.fill(1);
     let table = table();
+    let bell = port.and_then(Bell::at);
+    sys::write_all(1, b"RFBEGIN\n");
     for _ in 0..WARM_UP {
         black_box(piece(&table, turns));
     }
-    let begun = both_clocks();
+    let begun = moment(bell.as_ref(), 0);
     stamps[0] = stamp();
     for slot in &mut stamps[1..=count] {
         black_box(piece(&table, turns));
         *slot = stamp();
     }
-    let ended = both_clocks();
-    let length = record::write(output, &stamps[..=count], turns, begun, ended);
+    let ended = moment(bell.as_ref(), READINGS);
+    let length = record::write(output, &stamps[..=count], turns, &begun, &ended);
     let written = sys::write_all(1, &output[..length]);
     sys::exit(i32::from(!written))
 }
 
-/// The time-stamp counter and CLOCK_MONOTONIC in nanoseconds at one moment: of a few readings the one that took the least time,
-/// since a system call may be slow, or interrupted.
-fn both_clocks() -> (u64, u64) {
-    let readings = (0..READINGS).map(|_| {
-        let before = stamp();
-        let clock = sys::monotonic_ns();
-        let took = stamp() - before;
-        (took, (before + took / 2, clock))
+/// This kernel's clock and, with a bell, the host's, each against the counter. The rings' bytes count from `first` and 128.
+fn moment(bell: Option<&Bell>, first: u8) -> Moment {
+    let ring = bell.map(|bell| {
+        best(|reading| {
+            let byte = 0x80 | first + reading;
+            bell.ring(byte);
+            u64::from(byte)
+        })
     });
-    readings.min().map_or((0, 0), |(_, both)| both)
+    Moment { clock: best(|_| sys::monotonic_ns()), ring: ring.unwrap_or_default() }
+}
+
+/// What `read` tells, between two readings of the counter: of a few tries the one that took the least time, since a system call
+/// may be slow, or interrupted.
+fn best(read: impl Fn(u8) -> u64) -> Anchor {
+    let tries = (0..READINGS).map(|reading| {
+        let before = stamp();
+        let told = read(reading);
+        Anchor { before, took: stamp() - before, told }
+    });
+    tries.min_by_key(|anchor| anchor.took).unwrap_or_default()
 }
 
 /// Something to look up, the same every time (xorshift64, Marsaglia 2003).
@@ -159,17 +197,26 @@ fn burn(bytes: usize) -> ! {
     }
 }
 
-fn hold(bytes: usize) -> ! {
-    let Some(memory) = sys::map(bytes) else { out_of_memory() };
-    for (i, byte) in memory.iter_mut().enumerate() {
-        // Different pages differ, so that nothing merges them.
-        *byte = (i >> 12) as u8 ^ i as u8;
-    }
-    black_box(&memory);
+fn hold(little: usize, much: usize) -> ! {
+    let (Some(first), Some(rest)) = (sys::map(little), sys::map(much.saturating_sub(little).max(1))) else {
+        out_of_memory()
+    };
+    fill(first);
     sys::write_all(1, b"RFREADY\n");
+    sys::sleep(LITTLE_WHILE);
+    fill(rest);
+    sys::write_all(1, b"RFHELD\n");
     loop {
         sys::pause();
     }
+}
+
+/// Writes to every page, so that it is there; different pages differ, so that nothing merges them.
+fn fill(memory: &mut [u8]) {
+    for (i, byte) in memory.iter_mut().enumerate() {
+        *byte = (i >> 12) as u8 ^ i as u8;
+    }
+    black_box(memory);
 }
 
 fn out_of_memory() -> ! {

@@ -81,6 +81,34 @@ pub fn end_with_parent() {
     unsafe { call(157, PR_SET_PDEATHSIG, SIGKILL, 0) };
 }
 
+/// Sleeps for so many seconds.
+pub fn sleep(seconds: u64) {
+    let mut time = [seconds, 0];
+    let time = time.as_mut_ptr() as usize;
+    // SAFETY: nanosleep(2) reads a timespec of two numbers and writes what is left of it.
+    while unsafe { call(35, time, time, 0) } == EINTR {}
+}
+
+/// Lets this thread use an I/O port by itself; whether the kernel does.
+pub fn open_port(port: u16) -> bool {
+    // SAFETY: ioperm(2) with numbers.
+    unsafe { call(173, usize::from(port), 1, 1) == 0 }
+}
+
+/// A file for reading and writing.
+pub fn open(path: &core::ffi::CStr) -> Option<usize> {
+    const READ_WRITE_CLOEXEC: usize = 0x8_0002;
+    // SAFETY: open(2) of a string that ends with 0.
+    let fd = unsafe { call(2, path.as_ptr() as usize, READ_WRITE_CLOEXEC, 0) };
+    (fd >= 0).then_some(fd as usize)
+}
+
+/// Writes one byte at an offset of a file.
+pub fn write_at(fd: usize, byte: u8, offset: usize) {
+    // SAFETY: pwrite64(2) reads the one byte.
+    unsafe { call6(18, [fd, &raw const byte as usize, 1, offset, 0, 0]) };
+}
+
 /// Sleeps until a signal comes.
 pub fn pause() {
     // SAFETY: pause(2) takes nothing.

@@ -236,6 +236,11 @@ impl Child {
         }
     }
 
+    /// Whether it has written `text` to standard output, or does within `time`; returns early when its output ends.
+    pub fn writes(&self, text: &[u8], time: Duration) -> bool {
+        self.stdout.waits_for(text, time)
+    }
+
     /// What it has written to standard output so far.
     pub fn stdout(&self) -> Vec<u8> {
         self.stdout.so_far()

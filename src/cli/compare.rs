@@ -27,11 +27,11 @@ pub struct CompareArgs {
     /// Write one self-contained page, and its plots as SVG, to DIR
     #[arg(long, value_name = "DIR")]
     html: Option<PathBuf>,
-    /// Pieces of work timed for each subject, alone and beside the neighbour each
+    /// Pieces of work timed for each subject, alone and beside the neighbour each, at least
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
     runs: u32,
-    /// Turns that these are divided into
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// Turns that these are divided into; each starts a subject anew
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Guest RAM
     #[arg(short, long, value_name = "SIZE", default_value = "256M")]

@@ -1,6 +1,7 @@
 //! `ringfence compare`: a guest beside containers on this host. What each isolates, what a noisy neighbour does to each, what
 //! each takes of memory.
 
+mod clocks;
 mod facts;
 mod guest;
 mod isolation;
@@ -8,6 +9,8 @@ mod memory;
 mod neighbour;
 mod pages;
 mod place;
+mod slices;
+mod switched;
 mod tables;
 mod work;
 
@@ -22,6 +25,7 @@ use self::isolation::{Isolation, Panic};
 use self::memory::Memory;
 use self::neighbour::{Bench, Measured, Plan};
 use self::place::Places;
+use self::slices::Company;
 use super::cgroup::{self, CgroupError};
 use super::child::{ChildError, Stop};
 use super::container::{self, ContainerError, NotRun, RootFs, RootFsError, Runtime};
@@ -34,6 +38,10 @@ use crate::units::{ByteSize, CpuList};
 const SCHEMA: u32 = 1;
 /// The time-stamp counter's rate in a guest and on the host may differ by this share.
 const RATES_AGREE: f64 = 0.01;
+/// A host that takes more than this share of a CPU is worth a word.
+const STOLEN: f64 = 0.005;
+/// A neighbour on an idle machine has at least this share of the CPUs it may use.
+const NOISY: f64 = 0.5;
 
 /// Why a comparison, or one subject of it, gave nothing.
 #[derive(Debug, Error)]
@@ -53,6 +61,12 @@ pub enum CompareError {
     /// The work's record.
     #[error(transparent)]
     Record(#[from] work::RecordError),
+    /// The work's times and the host's.
+    #[error(transparent)]
+    Clock(#[from] clocks::ClockError),
+    /// What a guest's monitor noted.
+    #[error("cannot read the monitor's report {}; please report this", .0.display())]
+    Report(PathBuf, #[source] io::Error),
     /// The containers' root file system.
     #[error(transparent)]
     RootFs(#[from] RootFsError),
@@ -62,6 +76,15 @@ pub enum CompareError {
     /// Where the neighbour may run.
     #[error("cannot keep the neighbour on CPUs {0}; are they all online?")]
     Affinity(CpuList, #[source] io::Error),
+    /// The neighbour ended.
+    #[error("the neighbour's process {0} ended by itself; is this host out of memory?")]
+    NeighbourGone(u32),
+    /// It is not as it was told to be.
+    #[error("the neighbour's process {0} did not stop or go on within 5 s of being told; is the machine overloaded?")]
+    NotSwitched(u32),
+    /// A payload was faster than its measurement.
+    #[error("`{0}` took all its memory before the little it held was measured; is the machine overloaded?")]
+    Early(String),
     /// A container was not where it was to be.
     #[error("{runtime} was told to keep its container on CPUs {asked} and let it run on {found}")]
     Ignored {
@@ -88,7 +111,7 @@ pub enum CompareError {
 pub struct Options {
     /// The binary to start guests with.
     pub ringfence: PathBuf,
-    /// Pieces of work for each subject, alone and beside the neighbour each.
+    /// Pieces of work for each subject, alone and beside the neighbour each, at least.
     pub runs: usize,
     /// Turns that these are divided into.
     pub rounds: usize,
@@ -201,13 +224,14 @@ fn compare(options: &Options, folder: &Path, stop: &Stop) -> Result<Report, Comp
     let memory_subjects = runtimes.len() as f64 + if guests.is_some() { 2.0 } else { 0.0 };
     let total = neighbour::expected(&subjects, plan, emulated)
         + memory_subjects * memory::EXPECTED
-        + (runtimes.len() as f64 + 2.0) * isolation::EXPECTED;
+        + (runtimes.len() as f64 + 1.0) * isolation::EXPECTED;
     let mut progress = Progress::new(total);
 
     let (isolation, panic) = isolate(&runtimes, guests.as_ref(), stop, &mut progress, &mut not_run_list)?;
     let absent = &mut not_run_list;
     let memory = memory::measure(&runtimes, guests.as_ref(), places.as_ref(), stop, &mut progress, absent)?;
-    let bench = Bench { runtime: first, folder, plan, emulated, stop };
+    let aside = places.as_ref().map_or_else(CpuList::default, |places| places.rest.clone());
+    let bench = Bench { runtime: first, folder, plan, aside: &aside, emulated, stop };
     let neighbours = bench.measure(&subjects, &mut progress, &mut noise, absent)?;
     noise.push(Noise::probe());
     if places.is_none() {
@@ -221,6 +245,8 @@ fn compare(options: &Options, folder: &Path, stop: &Stop) -> Result<Report, Comp
     drop(progress);
     let mut warnings = environment.warnings(&noise);
     warnings.extend(rates(&neighbours));
+    warnings.extend(stolen(&neighbours));
+    warnings.extend(quiet(&neighbours));
     Ok(Report {
         schema: SCHEMA,
         command: command_line(options),
@@ -272,11 +298,15 @@ fn isolate(
     }
     let mut panic = None;
     if let Some(guests) = guests {
-        progress.step("isolation of the guest");
-        found.extend(kept("guest", isolation::of_guest(guests, stop), absent)?);
-        progress.done(isolation::EXPECTED);
-        progress.step("a panic in a guest");
-        panic = kept("guest that panics", isolation::panic(guests, stop), absent)?;
+        progress.step("isolation of a guest, and a panic in another");
+        // Nothing of either is a measure of time or memory.
+        let (view, panicked) = std::thread::scope(|scope| {
+            let panicked = scope.spawn(|| isolation::panic(guests, stop));
+            let view = isolation::of_guest(guests, stop);
+            (view, panicked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        found.extend(kept("guest", view, absent)?);
+        panic = kept("guest that panics", panicked, absent)?;
         progress.done(isolation::EXPECTED);
     }
     Ok((found, panic))
@@ -294,18 +324,53 @@ fn kept<T>(name: &str, result: Result<T, CompareError>, absent: &mut Vec<NotRun>
     }
 }
 
-/// A time-stamp counter that runs at another rate in a guest than on the host would make its times another unit.
+/// A time-stamp counter that runs at another rate in one run than in another would make its times another unit.
 fn rates(measured: &[Measured]) -> Option<Warning> {
     let all: Vec<f64> = measured.iter().flat_map(|subject| subject.counts_per_second.iter().copied()).collect();
     let (low, high) = all.iter().fold((f64::INFINITY, 0.0f64), |(low, high), rate| (low.min(*rate), high.max(*rate)));
     (high > low * (1.0 + RATES_AGREE)).then(|| {
         Warning::new(
             format!(
-                "the time-stamp counter ran at {:.0} to {:.0} MHz by the clocks of the kernels that the work ran under",
+                "the time-stamp counter ran at {:.0} to {:.0} MHz by the host's clock in different runs",
                 low / 1e6,
                 high / 1e6
             ),
-            "Times are by each kernel's own clock; trust ratios of one subject more than times between subjects.",
+            "Trust ratios of one subject more than times between subjects.",
+        )
+    })
+}
+
+/// Time that this machine's own host took from the subjects' CPUs, where it says so.
+fn stolen(measured: &[Measured]) -> Option<Warning> {
+    let share = |subject: &Measured, company| subject.mean(company, |slice| slice.steal_cpus);
+    let shares = measured.iter().map(|s| (s, share(s, Company::Alone), share(s, Company::Beside)));
+    let (subject, alone, beside) =
+        shares.filter(|(_, a, b)| a.max(*b) > STOLEN).max_by(|a, b| a.1.max(a.2).total_cmp(&b.1.max(b.2)))?;
+    Some(Warning::new(
+        format!(
+            "this machine's own host took CPU time from it (steal): up to {:.1} % of a CPU alone and {:.1} % beside the \
+             neighbour, with {}",
+            100.0 * alone,
+            100.0 * beside,
+            subject.name
+        ),
+        "What it takes shows in the tails of both; try again at another time.",
+    ))
+}
+
+/// A neighbour that other programs kept from the CPUs.
+fn quiet(measured: &[Measured]) -> Option<Warning> {
+    let share = |s: &Measured| s.mean(Company::Beside, |slice| slice.neighbour_cpus) / s.neighbour_cpus.len() as f64;
+    let (subject, least) = measured.iter().map(|s| (s, share(s))).min_by(|a, b| a.1.total_cmp(&b.1))?;
+    (least < NOISY).then(|| {
+        Warning::new(
+            format!(
+                "the neighbour was less noisy than it could be: beside {}, it had {:.0} % of the CPUs it may use, for other \
+                 programs had the rest, alone and beside",
+                subject.name,
+                100.0 * least
+            ),
+            "End what else runs, and try again.",
         )
     })
 }

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::neighbour::{Company, Measured};
+use super::neighbour::Measured;
+use super::slices::Company;
 use super::{Report, tables};
 use crate::bench::page::Page;
 use crate::bench::plot::{self, Bar, PlotError, Series, Svg};
@@ -10,6 +11,7 @@ use crate::bench::table::{self, Table};
 
 const LEAD: &str = "The same work in a ringfence guest and in containers, on one machine, in one run: what stands between it and \
     the host, what a noisy neighbour does to it, and what it takes of memory.";
+const RATIO: &str = "p99 beside / p99 alone of a pair of slices (logarithmic)";
 const UNIT: &str = "time of one piece of work, us (logarithmic)";
 
 /// Builds the page.
@@ -27,8 +29,14 @@ pub(super) fn page(report: &Report) -> Page {
              system call, no new page. Pieces are timed back to back by the time-stamp counter, so that no time goes unseen. The \
              work does not stream memory: what is shown is CPU time taken away, not memory bandwidth.",
         );
+        page.paragraph(
+            "Alone and beside are of the same runs. While a subject works, the neighbour is stopped and let go on in slices of a \
+             tenth of a second, in pairs of one slice each whose order is drawn, so that whatever else this machine does at the \
+             time is done to both. A piece belongs to the slice in which it began.",
+        );
         neighbour_figures(report, &mut page);
         page.table(&tables::neighbour(report));
+        page.table(&tables::ratios(report));
     }
     if !report.memory.is_empty() {
         page.section("Memory");
@@ -77,8 +85,8 @@ fn neighbour_figures(report: &Report, page: &mut Page) {
     let all = report.neighbours.iter().flat_map(|s| s.alone.values().iter().chain(s.beside.values()));
     let range = plot::span(all.copied());
     let both = [
-        (Company::Alone, "neighbour-alone", "Alone: the share of pieces done within a time."),
-        (Company::Beside, "neighbour-beside", "Beside the neighbour, on the same scales."),
+        (Company::Alone, "neighbour-alone", "Neighbour stopped: the share of pieces done within a time."),
+        (Company::Beside, "neighbour-beside", "Neighbour running, in slices of the same runs; on the same scales."),
     ];
     for (company, name, caption) in both {
         match cdf(name, &report.neighbours, company, &range) {
@@ -86,6 +94,15 @@ fn neighbour_figures(report: &Report, page: &mut Page) {
             Err(error) => page.paragraph(&error.to_string()),
         };
     }
+    let ratios: Vec<Vec<f64>> = report.neighbours.iter().map(Measured::p99_ratios).collect();
+    let series: Vec<Series<'_>> =
+        report.neighbours.iter().zip(&ratios).map(|(s, values)| Series { name: &s.name, values }).collect();
+    let caption =
+        "Each pair of slices by itself: the share of pairs whose p99 beside is at most so many times its p99 alone.";
+    match plot::distributions("neighbour-pairs", RATIO, &series, None) {
+        Ok(svg) => page.figure("neighbour-pairs", caption, &svg),
+        Err(error) => page.paragraph(&error.to_string()),
+    };
 }
 
 fn cdf(name: &str, measured: &[Measured], company: Company, range: &Range<f64>) -> Result<Svg, PlotError> {
@@ -135,8 +152,9 @@ fn closing(report: &Report, page: &mut Page) {
     let commands: Vec<&str> = report.neighbours.iter().map(|subject| subject.command.as_str()).collect();
     page.code(&commands.join("\n"));
     page.paragraph(
-        "Methods: quantiles by Hyndman and Fan (1996), definition 8; intervals in brackets at 95 % by the percentile bootstrap \
-         (Efron and Tibshirani, 1993), taking pieces as independent, which consecutive ones are not quite: the ratios by round \
-         show the rest. No measurement is dropped; the JSON report has all of them.",
+        "Methods: quantiles by Hyndman and Fan (1996), definition 8; intervals at 95 % by a percentile bootstrap of whole pairs of \
+         slices (blocks that do not overlap: Carlstein, 1986; Davison and Hinkley, 1997), as pieces of one slice are not \
+         independent. Pieces that began within 2 ms of the end of a slice, or less certain to be in it, are in neither and \
+         counted above; no other piece is dropped. The JSON report has all of them, and every slice.",
     );
 }

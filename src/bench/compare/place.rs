@@ -1,7 +1,11 @@
 //! Who runs where: the CPU that is set apart, and those left to the neighbour.
 
+use std::io;
+
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 
+use super::CompareError;
 use crate::host::Root;
 use crate::units::CpuList;
 
@@ -26,6 +30,22 @@ impl Places {
         let rest: CpuList = allowed.iter().filter(|cpu| *cpu != own && !siblings.contains(*cpu)).collect();
         (!rest.is_empty()).then(|| Self { all: allowed.clone(), own: [own].into_iter().collect(), rest })
     }
+}
+
+/// Does `work` on a thread that may use only `cpus`, as may the programs it starts.
+///
+/// # Errors
+/// [`CompareError::Affinity`], or what `work` gives.
+pub fn on<T: Send>(cpus: &CpuList, work: impl FnOnce() -> Result<T, CompareError> + Send) -> Result<T, CompareError> {
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|cpu| set.set(cpu as usize));
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            sched_setaffinity(None, &set).map_err(|e| CompareError::Affinity(cpus.clone(), io::Error::from(e)))?;
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 #[cfg(test)]

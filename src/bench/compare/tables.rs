@@ -3,7 +3,9 @@
 use super::Report;
 use super::isolation::Isolation;
 use super::neighbour::Measured;
+use super::slices::Company;
 use crate::bench::seccomp::Reach;
+use crate::bench::statistics::Estimate;
 use crate::bench::table::{Table, ratio, size, time};
 
 /// The whole report as text.
@@ -19,6 +21,7 @@ pub(super) fn text(report: &Report) -> String {
     }
     if !report.neighbours.is_empty() {
         parts.push(neighbour(report).render());
+        parts.push(ratios(report).render());
     }
     if !report.memory.is_empty() {
         parts.push(memory(report).render());
@@ -137,22 +140,15 @@ fn isolation_notes(report: &Report) -> Vec<String> {
     notes
 }
 
-/// The noisy neighbour's figures.
+/// The noisy neighbour's times.
 pub(super) fn neighbour(report: &Report) -> Table {
-    let mut table = Table::new(
-        "A fixed piece of work, alone and beside a noisy neighbour",
-        &["", "p50", "p99", "p99.9", "max", "p99 ratio"],
-    );
+    let title = "A fixed piece of work, alone and beside a noisy neighbour";
+    let mut table = Table::new(title, &["", "p50", "p99", "p99.9", "max"]);
     for subject in &report.neighbours {
         let f = &subject.figures;
         for (how, s) in [("alone", &f.alone), ("beside", &f.beside)] {
-            let last = if how == "beside" { ratio(f.p99_ratio.value) } else { String::new() };
-            let name = format!("{} {how}", subject.name);
-            table.row([name, time(s.p50), time(s.p99), time(s.p999), time(s.max), last]);
+            table.row([format!("{} {how}", subject.name), time(s.p50), time(s.p99), time(s.p999), time(s.max)]);
         }
-    }
-    for subject in &report.neighbours {
-        table.note(ratio_note(subject));
     }
     if let Some(places) = &report.places {
         table.note(format!(
@@ -164,18 +160,51 @@ pub(super) fn neighbour(report: &Report) -> Table {
     table
 }
 
-fn ratio_note(subject: &Measured) -> String {
-    let f = &subject.figures;
-    let rounds: Vec<String> = f.p99_ratio_by_round.iter().map(|r| ratio(*r)).collect();
+/// What the neighbour did to each subject.
+pub(super) fn ratios(report: &Report) -> Table {
+    let title = "Beside the neighbour / alone, with 95 % intervals";
+    let mut table = Table::new(title, &["", "p50", "p99", "interval", "by pairs", "interval", "work"]);
+    let interval = |estimate: &Estimate| format!("{}-{}", ratio(estimate.interval.low), ratio(estimate.interval.high));
+    for subject in &report.neighbours {
+        let f = &subject.figures;
+        table.row([
+            subject.name.clone(),
+            ratio(f.p50_ratio.value),
+            ratio(f.p99_ratio.value),
+            interval(&f.p99_ratio),
+            ratio(f.p99_ratio_by_pairs.value),
+            interval(&f.p99_ratio_by_pairs),
+            format!("{} %", (100.0 * f.throughput_ratio).round()),
+        ]);
+    }
+    table.note(
+        "p99: of all pieces beside over all alone. By pairs: the median of that ratio in each pair of slices by itself, which a \
+         busy machine sways least. Work: pieces done beside in the time of those alone."
+            .to_owned(),
+    );
+    for subject in &report.neighbours {
+        table.note(slices_note(subject));
+    }
+    table
+}
+
+/// What a subject's figures are made of.
+fn slices_note(subject: &Measured) -> String {
+    let rounds: Vec<String> = subject.figures.p99_ratio_by_round.iter().map(|r| ratio(*r)).collect();
+    let unfit = if subject.unfit_pairs > 0 { format!(" and {} left out", subject.unfit_pairs) } else { String::new() };
+    let busy = |company| subject.mean(company, |slice| slice.neighbour_cpus);
     format!(
-        "{}: p99 beside / alone {} [{} to {}]; by round {}; median {}; work done in the same time {} %.",
+        "{}: {} pairs{unfit}; {} pieces alone, {} beside, {} near a switch dropped; p99 ratio by round {}; the neighbour had \
+         {:.2} CPUs beside, {:.2} while stopped; pieces placed in time to {}.",
         subject.name,
-        ratio(f.p99_ratio.value),
-        ratio(f.p99_ratio.interval.low),
-        ratio(f.p99_ratio.interval.high),
+        subject.slices.len() / 2,
+        subject.alone.len(),
+        subject.beside.len(),
+        subject.dropped,
         rounds.join(", "),
-        ratio(f.p50_ratio.value),
-        (100.0 * f.throughput_ratio).round()
+        busy(Company::Beside),
+        busy(Company::Alone),
+        time(subject.clock_uncertainty_us.max(0.01))
     )
 }
 
