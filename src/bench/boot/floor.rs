@@ -149,7 +149,7 @@ fn map(size: ByteSize) -> Result<GuestMemoryMmap, FloorError> {
 }
 
 /// 16-bit code: its byte to the serial port, then a reset unless held, then halt.
-fn code(hold: bool) -> Vec<u8> {
+pub(super) fn code(hold: bool) -> Vec<u8> {
     let [low, high] = layout::COM1_PORT.to_le_bytes();
     // mov dx, COM1; mov al, mark; out dx, al
     let mut code = vec![0xba, low, high, 0xb0, super::guest::TRIVIAL_MARK, 0xee];

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::payload;
+use super::{floor, payload};
 use crate::guest::cpio::{Archive, CpioError};
 use crate::guest::initramfs::{InitramfsError, default_initramfs};
 use crate::guest::recipe::Flavour;
@@ -59,6 +59,7 @@ pub struct Guest {
     pub cmdline: String,
     kernel: PathBuf,
     kernel_held: PathBuf,
+    flat: Option<(PathBuf, PathBuf)>,
     initrd: Option<(PathBuf, PathBuf)>,
 }
 
@@ -66,6 +67,11 @@ impl Guest {
     /// The kernel; with `hold` one whose payload stays.
     pub fn kernel(&self, hold: bool) -> &Path {
         if hold { &self.kernel_held } else { &self.kernel }
+    }
+
+    /// The trivial guest in real mode, for a monitor that takes neither ELF nor PVH; with `hold` one whose payload stays.
+    pub fn flat(&self, hold: bool) -> Option<&Path> {
+        self.flat.as_ref().map(|(ends, stays)| if hold { &**stays } else { &**ends })
     }
 
     /// The initrd; with `hold` one whose payload stays.
@@ -83,17 +89,20 @@ impl Guest {
     /// # Errors
     /// [`GuestError::File`].
     pub fn trivial(dir: &Path) -> Result<Self, GuestError> {
-        let file = |name: &str, hold| {
+        let write = |name: &str, bytes: &[u8]| {
             let path = dir.join(name);
-            fs::write(&path, trivial_kernel(&trivial_code(hold))).map_err(|e| GuestError::File(path.clone(), e))?;
+            fs::write(&path, bytes).map_err(|e| GuestError::File(path.clone(), e))?;
             Ok::<_, GuestError>(path)
         };
+        let file = |name: &str, hold| write(name, &trivial_kernel(&trivial_code(hold)));
+        let flat = |name: &str, hold| write(name, &floor::code(hold));
         Ok(Self {
             kind: GuestKind::Trivial,
             marker: vec![TRIVIAL_MARK],
             cmdline: "console=ttyS0".to_owned(),
             kernel: file("trivial", false)?,
             kernel_held: file("trivial-held", true)?,
+            flat: Some((flat("flat", false)?, flat("flat-held", true)?)),
             initrd: None,
         })
     }
@@ -125,6 +134,7 @@ impl Guest {
             cmdline: cmdline.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" "),
             kernel_held: kernel.clone(),
             kernel,
+            flat: None,
             initrd: Some(initrd),
         })
     }
