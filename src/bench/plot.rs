@@ -144,9 +144,38 @@ pub fn distributions(
     range: Option<Range<f64>>,
 ) -> Result<Svg, PlotError> {
     let curves: Vec<Vec<(f64, f64)>> = series.iter().map(|s| curve(s.values)).collect();
-    let points = || curves.iter().flatten();
-    let range = range.unwrap_or_else(|| span(points().map(|p| p.0)));
-    let top = points().map(|p| p.1).fold(1.0, f64::max);
+    let top = curves.iter().flatten().map(|p| p.1).fold(1.0, f64::max);
+    let heights = Heights { top, labels: top.ceil() as usize + 1, label: share };
+    over_times(name, unit, series, &curves, range, &heights)
+}
+
+/// Cumulative distributions over a logarithmic scale, the share of values on an even scale: for few values, of which the middle
+/// matters.
+///
+/// # Errors
+/// [`PlotError`] when there is nothing to draw.
+pub fn even_distributions(name: &str, unit: &str, series: &[Series<'_>]) -> Result<Svg, PlotError> {
+    let curves: Vec<Vec<(f64, f64)>> = series.iter().map(|s| even_curve(s.values)).collect();
+    let heights = Heights { top: 1.0, labels: 5, label: |height| format!("{:.0} %", 100.0 * height) };
+    over_times(name, unit, series, &curves, None, &heights)
+}
+
+/// The scale of shares.
+struct Heights {
+    top: f64,
+    labels: usize,
+    label: fn(f64) -> String,
+}
+
+fn over_times(
+    name: &str,
+    unit: &str,
+    series: &[Series<'_>],
+    curves: &[Vec<(f64, f64)>],
+    range: Option<Range<f64>>,
+    heights: &Heights,
+) -> Result<Svg, PlotError> {
+    let range = range.unwrap_or_else(|| span(curves.iter().flatten().map(|p| p.0)));
     if range.start <= 0.0 || range.start.is_nan() || range.end <= range.start {
         return Err(PlotError { name: name.to_owned(), reason: "there are no positive measurements".to_owned() });
     }
@@ -159,7 +188,7 @@ pub fn distributions(
             .margin_right(24)
             .x_label_area_size(46)
             .y_label_area_size(64)
-            .build_cartesian_2d((range.start..range.end).log_scale(), 0.0..top)
+            .build_cartesian_2d((range.start..range.end).log_scale(), 0.0..heights.top)
             .map_err(|e| e.to_string())?;
         chart
             .configure_mesh()
@@ -169,8 +198,8 @@ pub fn distributions(
             .label_style(font(INK))
             .x_desc(unit)
             .x_label_formatter(&|x| short(*x))
-            .y_labels(top.ceil() as usize + 1)
-            .y_label_formatter(&|y| share(*y))
+            .y_labels(heights.labels)
+            .y_label_formatter(&|y| (heights.label)(*y))
             .draw()
             .map_err(|e| e.to_string())?;
         for (i, points) in curves.iter().enumerate() {
@@ -299,6 +328,14 @@ fn curve(values: &[f64]) -> Vec<(f64, f64)> {
     points
 }
 
+/// A distribution's curve with even heights: a value, and the share of values at or below it, half of itself not counted.
+fn even_curve(values: &[f64]) -> Vec<(f64, f64)> {
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len() as f64;
+    sorted.into_iter().enumerate().map(|(i, value)| (value, (i as f64 + 0.5) / count)).collect()
+}
+
 /// The ends of a logarithmic scale that holds all values: powers of ten, or one, two and five times them.
 pub fn span(values: impl Iterator<Item = f64>) -> Range<f64> {
     let (mut low, mut high) = (f64::INFINITY, 0.0f64);
@@ -372,6 +409,14 @@ mod tests {
         assert_eq!([share(0.0), share(1.0), share(2.0), share(3.0)], ["0 %", "90 %", "99 %", "99.9 %"]);
     }
 
+    /// Proves that on an even scale the middle of the values is at its middle.
+    #[test]
+    fn even_curves_have_their_median_in_the_middle() {
+        assert_eq!(even_curve(&[3.0, 1.0, f64::NAN, 2.0]), [(1.0, 1.0 / 6.0), (2.0, 0.5), (3.0, 5.0 / 6.0)]);
+        let svg = even_distributions("pairs", "ratio", &[Series { name: "a", values: &[0.9, 1.0, 2.0] }]).unwrap();
+        assert!(svg.for_file().contains("50 %") && svg.for_file().contains("polyline"));
+    }
+
     /// Proves that scales have round ends, also for a single value.
     #[test]
     fn scales_have_round_ends() {
@@ -386,6 +431,7 @@ mod tests {
     fn nothing_to_draw_is_an_error() {
         for values in [&[][..], &[f64::NAN], &[-1.0]] {
             assert!(distributions("none", "us", &[Series { name: "a", values }], None).is_err(), "{values:?}");
+            assert!(even_distributions("none", "us", &[Series { name: "a", values }]).is_err(), "{values:?}");
         }
         assert!(lines("none", "x", "y", &[("a", vec![])]).is_err());
         assert!(bars("none", &[], &[Bar { name: "a".into(), label: String::new(), parts: vec![(0, 0.0)] }]).is_err());

@@ -99,7 +99,7 @@ fn neighbour_figures(report: &Report, page: &mut Page) {
         report.neighbours.iter().zip(&ratios).map(|(s, values)| Series { name: &s.name, values }).collect();
     let caption =
         "Each pair of slices by itself: the share of pairs whose p99 beside is at most so many times its p99 alone.";
-    match plot::distributions("neighbour-pairs", RATIO, &series, None) {
+    match plot::even_distributions("neighbour-pairs", RATIO, &series) {
         Ok(svg) => page.figure("neighbour-pairs", caption, &svg),
         Err(error) => page.paragraph(&error.to_string()),
     };
