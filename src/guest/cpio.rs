@@ -12,6 +12,10 @@ use thiserror::Error;
 pub const PATH_MAX: usize = 4096;
 
 const MAGIC: &[u8; 6] = b"070701";
+/// Magic and 13 fields of 8 digits, in bytes.
+const HEADER_SIZE: usize = 6 + 13 * 8;
+/// Size of a page of the guest, in bytes.
+const PAGE_SIZE: usize = 4096;
 const TRAILER: &str = "TRAILER!!!";
 
 const TYPE_DIRECTORY: u32 = 0o040_000;
@@ -61,6 +65,8 @@ pub struct Archive {
     paths: HashSet<String>,
     directories: HashSet<String>,
     last_inode: u32,
+    /// What the next entry's name is padded to, in bytes.
+    name_size: Option<usize>,
 }
 
 impl Archive {
@@ -85,6 +91,21 @@ impl Archive {
     /// [`CpioError`], also for contents of 4 GiB and more.
     pub fn file(&mut self, path: &str, mode: u32, contents: &[u8]) -> Result<(), CpioError> {
         self.entry(path, TYPE_FILE | (mode & MODE_BITS), (0, 0), contents)
+    }
+
+    /// Adds a regular file as [`Self::file`] does, with its contents at a multiple of 4096 bytes from the archive's
+    /// beginning: a kernel that can makes the initrd's pages the file's, in place of a copy. The name is padded with NULs
+    /// for it; where it would become longer than [`PATH_MAX`] the contents lie anywhere, which only costs the copy.
+    ///
+    /// # Errors
+    /// [`CpioError`], also for contents of 4 GiB and more.
+    pub fn file_at_page(&mut self, path: &str, mode: u32, contents: &[u8]) -> Result<(), CpioError> {
+        let name = self.bytes.len() + HEADER_SIZE;
+        let padded = (name + path.len() + 1).next_multiple_of(PAGE_SIZE) - name;
+        self.name_size = Some(padded).filter(|&size| size <= PATH_MAX);
+        let added = self.file(path, mode, contents);
+        self.name_size = None;
+        added
     }
 
     /// Adds a symbolic link to `target`.
@@ -136,14 +157,16 @@ impl Archive {
 
     /// Writes the header (magic, 13 fields of 8 hexadecimal digits), the name and the contents, each padded to 4.
     fn append(&mut self, path: &str, fields: [u32; 11], contents: &[u8]) {
+        let name_size = self.name_size.unwrap_or(path.len() + 1);
+        let name_end = self.bytes.len() + HEADER_SIZE + name_size;
+        let name_size = u32::try_from(name_size).expect("names are no longer than PATH_MAX");
         self.bytes.extend_from_slice(MAGIC);
-        let name_size = u32::try_from(path.len() + 1).expect("paths are shorter than PATH_MAX");
         let checksum = 0;
         for field in fields.into_iter().chain([name_size, checksum]) {
             self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
-        self.bytes.push(0);
+        self.bytes.resize(name_end, 0);
         self.pad();
         self.bytes.extend_from_slice(contents);
         self.pad();

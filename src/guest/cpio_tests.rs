@@ -31,7 +31,9 @@ pub fn read(archive: &[u8]) -> Vec<Entry> {
         let (size, name_size) = (field(6) as usize, field(11) as usize);
         let name_end = at + 110 + name_size;
         assert_eq!(archive[name_end - 1], 0, "the name ends in a NUL");
-        let path = String::from_utf8(archive[at + 110..name_end - 1].to_vec()).unwrap();
+        // The kernel takes the name up to its first NUL.
+        let name = archive[at + 110..name_end].split(|&byte| byte == 0).next().unwrap();
+        let path = String::from_utf8(name.to_vec()).unwrap();
         let start = name_end.next_multiple_of(4);
         if path == "TRAILER!!!" {
             assert_eq!(start, archive.len(), "nothing follows the trailer");
@@ -117,6 +119,27 @@ fn a_missing_parent_or_a_second_entry_of_one_name_is_refused() {
     archive.file("a", 0o644, b"").unwrap();
     assert_eq!(archive.file("a/b", 0o644, b""), Err(CpioError::NoParent { path: "a/b".into() }), "a is no directory");
     assert_eq!(archive.directory("a", 0o755), Err(CpioError::Duplicate { path: "a".into() }));
+}
+
+/// Proves that a kernel which takes pages finds contents at whole ones, whatever lies before them, and that a name is
+/// never longer than the kernel's unpacker takes.
+#[test]
+fn contents_lie_at_whole_pages_when_asked_for_unless_the_name_would_be_too_long() {
+    const CONTENTS: &[u8] = b"contents that are nowhere else";
+    let mut elsewhere = Vec::new();
+    for before in (0..2 * 4096).step_by(4) {
+        let mut archive = Archive::new();
+        archive.file("before", 0o644, &vec![1; before]).unwrap();
+        archive.file_at_page("page", 0o644, CONTENTS).unwrap();
+        let bytes = archive.finish();
+        assert_eq!(read(&bytes)[1].contents, CONTENTS, "after {before}");
+        let at = bytes.windows(CONTENTS.len()).position(|window| window == CONTENTS).unwrap();
+        if at % 4096 != 0 {
+            elsewhere.push(before);
+        }
+    }
+    // The padding of "page" and its NUL reaches at most PATH_MAX, and the space for it is a multiple of 4 and 2 more.
+    assert!(elsewhere.len() <= 2 * 5_usize.div_ceil(4), "{elsewhere:?}");
 }
 
 proptest! {

@@ -45,6 +45,13 @@ pub(super) const SINCE: [Since; 2] = [
             "0008-mm-initialise-struct-pages-in-a-row.patch",
             "0012-kobject-format-events-only-for-listeners.patch",
             "0014-x86-compact-image.patch",
+            "0016-mm-write-each-word-of-a-struct-page-once.patch",
+            "0017-ipv4-draw-a-bucket-of-idents-at-its-first-use.patch",
+            "0018-x86-decode-only-where-nops-are.patch",
+            "0019-printk-format-a-message-once.patch",
+            "0020-x86-change-page-attributes-in-runs.patch",
+            "0021-x86-compact-image-no-gap-in-the-bss.patch",
+            "0022-initramfs-take-pages-rather-than-copy-them.patch",
         ]
     ),
 ];
