@@ -13,9 +13,9 @@
 #![no_std]
 #![no_main]
 
+mod bell;
 #[path = "../init/intrinsics.rs"]
 mod intrinsics;
-mod bell;
 mod record;
 mod sys;
 
@@ -131,7 +131,7 @@ fn time(count: usize, turns: usize, port: Option<u16>) -> ! {
 fn moment(bell: Option<&Bell>, first: u8) -> Moment {
     let ring = bell.map(|bell| {
         best(|reading| {
-            let byte = 0x80 | first + reading;
+            let byte = 0x80 | (first + reading);
             bell.ring(byte);
             u64::from(byte)
         })
