@@ -28,7 +28,7 @@ use crate::config::{Granted, Halt, IrqChip, MachineConfig};
 use crate::console::{self, Console, ConsoleError};
 use crate::devices::Milestone;
 use crate::host::{Flavour, Root};
-use crate::memory::{GuestRam, MemoryError, Region};
+use crate::memory::{Backing, GuestRam, MemoryError, Region};
 use crate::placement::{Allocation, AllocationError};
 use crate::registry::{Registration, RegistryError};
 use crate::sandbox::{Layers, Sandbox, SandboxError, ThreadKind};
@@ -152,13 +152,7 @@ impl Machine {
     ) -> Result<Self, MachineError> {
         let signals = Signals::new().map_err(host("take signals as events"))?;
         signals::install_kick().map_err(host("install the signal that stops vCPUs"))?;
-        let allocation = Allocation::take(&config.placement, config.cpus);
-        let granted = allocation.as_ref().ok().and_then(|allocation| allocation.as_ref().map(Allocation::granted));
-        let cpus = granted.map(Granted::vcpu_cpus);
-        let backing = reserve::plan(&config.ram_policy, config.memory, cpus.as_ref(), &Root::default());
-        let (allocation, backing) = refusal::both(allocation, backing)?;
-        let allocation = allocation.map(Arc::new);
-        reserve::raise_lock_limit(&backing);
+        let (allocation, backing) = grant(config)?;
         let ram = Arc::new(GuestRam::new(config.memory, &backing)?);
         let power = Arc::new(Power::new().map_err(host("make an event descriptor"))?);
         let request =
@@ -169,10 +163,7 @@ impl Machine {
         reserve::prefault(&ram, &signals, allocation.as_deref().map(Allocation::granted), taken)?;
         let Loaded { start, kernel_end, format, mut warnings, notes } = load::load(config, &ram)?;
         reserve::verify(&ram)?;
-        warnings.extend(allocation.iter().flat_map(|allocation| allocation.warnings().to_vec()));
-        if config.placement.halt == Halt::Guest && flavour.emulates_ring_0() {
-            warnings.push("--halt guest changes nothing here: KVM on this host executes hlt itself".to_owned());
-        }
+        warnings.extend(more_warnings(config, allocation.as_deref(), flavour));
         timeline.reach(Phase::Loaded);
         sandbox.complete(&console.folders())?;
         threads.enter_at(start);
@@ -293,6 +284,26 @@ impl Machine {
         let report = report(&self.timeline, &self.devices, stopped?, self.shared.posted.served(), &self.vm.time);
         Ok((outcome, report))
     }
+}
+
+/// Takes the host's CPUs, where any were asked for, and says how RAM is backed, after a look at whether it can be had.
+fn grant(config: &MachineConfig) -> Result<(Option<Arc<Allocation>>, Backing), MachineError> {
+    let allocation = Allocation::take(&config.placement, config.cpus);
+    let granted = allocation.as_ref().ok().and_then(|allocation| allocation.as_ref().map(Allocation::granted));
+    let cpus = granted.map(Granted::vcpu_cpus);
+    let backing = reserve::plan(&config.ram_policy, config.memory, cpus.as_ref(), &Root::default());
+    let (allocation, backing) = refusal::both(allocation, backing)?;
+    reserve::raise_lock_limit(&backing);
+    Ok((allocation.map(Arc::new), backing))
+}
+
+/// What the user is told of the machine before it runs.
+fn more_warnings(config: &MachineConfig, allocation: Option<&Allocation>, flavour: Flavour) -> Vec<String> {
+    let mut warnings = allocation.map(|allocation| allocation.warnings().to_vec()).unwrap_or_default();
+    if config.placement.halt == Halt::Guest && flavour.emulates_ring_0() {
+        warnings.push("--halt guest changes nothing here: KVM on this host executes hlt itself".to_owned());
+    }
+    warnings
 }
 
 /// Tells KVM of the RAM that it was not told of before the guest ran. That is no part of the start, nor is its time.
