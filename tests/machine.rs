@@ -7,7 +7,9 @@ mod serial;
 
 use std::time::{Duration, Instant};
 
-use guests::{Guest, TABLES, exit, expect, finish, halt, idt, kvm_works, ring_0_is_emulated, say, tables};
+use guests::{
+    Guest, TABLES, exit, expect, finish, halt, idt, kvm_works, ring_0_is_emulated, say, start_kernel, tables,
+};
 use iced_x86::code_asm::{
     CodeAssembler, al, ax, cr3, dword_ptr, dx, eax, ecx, ptr, qword_ptr, rax, rcx, rdi, rdx, rsi, rsp,
 };
@@ -478,11 +480,9 @@ fn a_failed_start_in_the_report() {
     let (kernel, report) = (folder.path().join("kernel"), folder.path().join("report.json"));
     std::fs::write(&kernel, "no kernel").unwrap();
     let run = || {
-        let mut ringfence = std::process::Command::new(env!("CARGO_BIN_EXE_ringfence"));
-        ringfence.args(["run", "--initrd", "none", "--console", "none", "--kernel"]).arg(&kernel);
-        let output = ringfence.arg("--report").arg(&report).output().unwrap();
-        assert_eq!(output.status.code(), Some(125), "{output:?}");
-        (std::fs::read_to_string(&report).unwrap(), String::from_utf8(output.stderr).unwrap())
+        let ran = finish(start_kernel(&kernel, &["--report", report.to_str().unwrap()], &[]));
+        assert_eq!(ran.status, Some(125), "{}", ran.stderr);
+        (std::fs::read_to_string(&report).unwrap(), ran.stderr)
     };
     let (written, said) = run();
     let written: serde_json::Value = serde_json::from_str(&written).unwrap();

@@ -89,7 +89,7 @@ impl Guest {
 }
 
 /// Starts `ringfence run` with a kernel and no initrd.
-fn start_kernel(kernel: &Path, options: &[&str], variables: &[(&str, &OsStr)]) -> Child {
+pub fn start_kernel(kernel: &Path, options: &[&str], variables: &[(&str, &OsStr)]) -> Child {
     // Inside the nested bed the binary lies elsewhere than where it was built.
     let ringfence = std::env::var_os("RINGFENCE_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_ringfence").into());
     let mut command = Command::new(ringfence);
