@@ -121,7 +121,7 @@ fn a_stopped_comparison_leaves_nothing() {
         return skipped(&reason);
     }
     let dir = tempfile::tempdir().unwrap();
-    for after in [700, 4000] {
+    for after in [300, 400, 500, 700, 4000] {
         let mut command = ringfence();
         command.args(["compare", "--runs", "200"]).env("TMPDIR", dir.path()).stdin(Stdio::null());
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

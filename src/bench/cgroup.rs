@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Pid, Signal, kill_process};
 use thiserror::Error;
 
 use crate::host::Root;
@@ -97,25 +98,45 @@ impl Drop for CpuGroup {
         for dir in self.0.ancestors().take(2).map(|dir| dir.join("cpu.rt_runtime_us")).filter(|file| file.exists()) {
             let _ = fs::write(dir, "0");
         }
-        // Its members have ended, but the kernel may take a moment to let go of the last.
-        for _ in 0..50 {
-            match fs::remove_dir(&self.0) {
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                    std::thread::sleep(std::time::Duration::from_millis(10));
-                }
-                _ => break,
-            }
-        }
+        remove(&self.0);
         remove_parents();
     }
 }
 
+/// Removes a group. Its members have ended, but the kernel may take a moment to let go of the last.
+fn remove(group: &Path) {
+    for _ in 0..50 {
+        match fs::remove_dir(group) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            _ => break,
+        }
+    }
+}
+
+fn hierarchies() -> impl Iterator<Item = PathBuf> {
+    let below = fs::read_dir(V2).into_iter().flatten().flatten().map(|entry| entry.path());
+    below.chain([PathBuf::from(V2)])
+}
+
 /// Removes the harness's own folder from every hierarchy, where no group is left in it.
 pub fn remove_parents() {
-    let hierarchies = fs::read_dir(V2).into_iter().flatten().flatten().map(|entry| entry.path());
-    for hierarchy in hierarchies.chain([PathBuf::from(V2)]) {
-        let _ = fs::remove_dir(hierarchy.join(parent()));
+    hierarchies().for_each(|hierarchy| drop(fs::remove_dir(hierarchy.join(parent()))));
+}
+
+/// Removes the groups of a container below [`parent`], which its runtime left when it was ended while it made them. What runs in
+/// them is killed.
+pub fn remove_container(id: &str) {
+    let groups: Vec<_> = hierarchies().map(|hierarchy| hierarchy.join(parent()).join(id)).collect();
+    for group in &groups {
+        let members = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        for member in members.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            // One that has just ended is as good.
+            let _ = kill_process(member, Signal::KILL);
+        }
     }
+    groups.iter().filter(|group| group.exists()).for_each(|group| remove(group));
 }
 
 /// Shares as a weight of cgroup v2, as OCI runtimes convert them: 2 to 262144 onto 1 to 10000.

@@ -287,6 +287,9 @@ impl Drop for Container<'_> {
             Dialect::Engine => self.runtime.engine_remove(&self.id),
         };
         let _ = child::run(&mut command, PATIENCE, &Stop::default());
+        if self.runtime.dialect == Dialect::Oci {
+            cgroup::remove_container(&self.id);
+        }
         let _ = std::fs::remove_dir_all(self.runtime.work.join(&self.id));
     }
 }
