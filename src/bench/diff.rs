@@ -21,6 +21,9 @@ const ALPHA: f64 = 0.05;
 const SAMPLES_MIN: usize = 5;
 /// A spin's 99th percentile on a quiet machine is at most this many times its median.
 const NOISY: f64 = 1.2;
+/// So many subjects must change alike, each by more than this share, for the machine to be suspected.
+const ALIKE_MIN: usize = 3;
+const ALIKE_LEAST: f64 = 0.03;
 /// Largest report that is read, in bytes.
 const FILE_MAX: u64 = 256 << 20;
 /// What is compared: traced runs count too, memory does not.
@@ -268,6 +271,32 @@ pub fn differences(a: &Report, b: &Report) -> Vec<String> {
     found
 }
 
+/// Groups whose subjects all became slower, or all faster, from exec to exit: what they have in common is the machine.
+pub fn alike(changes: &[Change]) -> Vec<String> {
+    let mut groups: Vec<(&str, Vec<&Change>)> = Vec::new();
+    for change in changes.iter().filter(|c| c.measure == "exit" && c.verdict != Verdict::Unknown) {
+        let Some((_, group)) = change.subject.rsplit_once(" (") else { continue };
+        match groups.iter_mut().find(|(name, _)| *name == group) {
+            Some((_, members)) => members.push(change),
+            None => groups.push((group, vec![change])),
+        }
+    }
+    let mut found = Vec::new();
+    for (group, members) in groups.iter().filter(|(_, members)| members.len() >= ALIKE_MIN) {
+        let ratios = || members.iter().map(|c| c.ratio.value);
+        let (low, high) = (ratios().fold(f64::INFINITY, f64::min), ratios().fold(0.0, f64::max));
+        let real = members.iter().any(|c| c.verdict != Verdict::Same);
+        if real && (low > 1.0 + ALIKE_LEAST || high < 1.0 - ALIKE_LEAST) {
+            let way = if low > 1.0 { "slower" } else { "faster" };
+            let (count, group) = (members.len(), group.trim_end_matches(')'));
+            found.push(format!(
+                "all {count} subjects ({group}) became {way} from exec to exit, {low:.2} to {high:.2} times"
+            ));
+        }
+    }
+    found
+}
+
 /// The table of all changes.
 pub fn table(changes: &[Change]) -> Table {
     let mut table =
@@ -379,5 +408,22 @@ mod tests {
                 "the machine differs: quiet before, noisy after"
             ]
         );
+    }
+
+    /// Proves that a change of all subjects is put down to the machine, and one of some is not.
+    #[test]
+    fn what_all_have_in_common_is_the_machine() {
+        let (fast, slow) = (around(100.0), around(120.0));
+        let told = |after: [&[f64]; 3]| {
+            let a = report(&[("x", &fast), ("y", &fast), ("z", &fast)]);
+            let b = report(&[("x", after[0]), ("y", after[1]), ("z", after[2])]);
+            alike(&compare(&a, &b).unwrap())
+        };
+        assert_eq!(
+            told([&slow, &slow, &slow]),
+            ["all 3 subjects (linux) became slower from exec to exit, 1.20 to 1.20 times"]
+        );
+        assert_eq!(told([&slow, &slow, &fast]), [""; 0]);
+        assert_eq!(told([&fast, &fast, &fast]), [""; 0]);
     }
 }

@@ -31,7 +31,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<i32> {
     let (before, after) = (Report::read(&args.before)?, Report::read(&args.after)?);
     let changes = diff::compare(&before, &after)?;
     let mut out = diff::table(&changes).render() + "\n";
-    let differences = diff::differences(&before, &after).into_iter();
+    let differences = diff::differences(&before, &after).into_iter().chain(diff::alike(&changes));
     let differences =
         differences.map(|text| format!("warning: {text}, so that the machine may have made the difference."));
     for text in changes.iter().map(diff::Change::words).chain(differences) {
