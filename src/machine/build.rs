@@ -163,7 +163,7 @@ impl Machine {
         reserve::prefault(&ram, &signals, allocation.as_deref().map(Allocation::granted), taken)?;
         let Loaded { start, kernel_end, format, mut warnings, notes } = load::load(config, &ram)?;
         reserve::verify(&ram)?;
-        warnings.extend(more_warnings(config, allocation.as_deref(), flavour));
+        warnings.extend(placement_warnings(config, allocation.as_deref(), flavour));
         timeline.reach(Phase::Loaded);
         sandbox.complete(&console.folders())?;
         threads.enter_at(start);
@@ -297,8 +297,8 @@ fn grant(config: &MachineConfig) -> Result<(Option<Arc<Allocation>>, Backing), M
     Ok((allocation.map(Arc::new), backing))
 }
 
-/// What the user is told of the machine before it runs.
-fn more_warnings(config: &MachineConfig, allocation: Option<&Allocation>, flavour: Flavour) -> Vec<String> {
+/// What the user should know of the host's CPUs, and of how vCPUs wait on them.
+fn placement_warnings(config: &MachineConfig, allocation: Option<&Allocation>, flavour: Flavour) -> Vec<String> {
     let mut warnings = allocation.map(|allocation| allocation.warnings().to_vec()).unwrap_or_default();
     if config.placement.halt == Halt::Guest && flavour.emulates_ring_0() {
         warnings.push("--halt guest changes nothing here: KVM on this host executes hlt itself".to_owned());

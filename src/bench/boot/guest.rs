@@ -57,26 +57,38 @@ pub struct Guest {
     pub marker: Vec<u8>,
     /// The kernel's command line.
     pub cmdline: String,
-    kernel: PathBuf,
-    kernel_held: PathBuf,
-    flat: Option<(PathBuf, PathBuf)>,
-    initrd: Option<(PathBuf, PathBuf)>,
+    kernel: Forms,
+    flat: Option<Forms>,
+    initrd: Option<Forms>,
+}
+
+/// A file whose payload ends, and one whose payload stays.
+#[derive(Clone, Debug)]
+struct Forms {
+    ends: PathBuf,
+    stays: PathBuf,
+}
+
+impl Forms {
+    fn of(&self, hold: bool) -> &Path {
+        if hold { &self.stays } else { &self.ends }
+    }
 }
 
 impl Guest {
     /// The kernel; with `hold` one whose payload stays.
     pub fn kernel(&self, hold: bool) -> &Path {
-        if hold { &self.kernel_held } else { &self.kernel }
+        self.kernel.of(hold)
     }
 
     /// The trivial guest in real mode, for a monitor that takes neither ELF nor PVH; with `hold` one whose payload stays.
     pub fn flat(&self, hold: bool) -> Option<&Path> {
-        self.flat.as_ref().map(|(ends, stays)| if hold { &**stays } else { &**ends })
+        self.flat.as_ref().map(|forms| forms.of(hold))
     }
 
     /// The initrd; with `hold` one whose payload stays.
     pub fn initrd(&self, hold: bool) -> Option<&Path> {
-        self.initrd.as_ref().map(|(ends, stays)| if hold { &**stays } else { &**ends })
+        self.initrd.as_ref().map(|forms| forms.of(hold))
     }
 
     /// The files that `program` reads when it starts this guest, itself among them.
@@ -94,15 +106,16 @@ impl Guest {
             fs::write(&path, bytes).map_err(|e| GuestError::File(path.clone(), e))?;
             Ok::<_, GuestError>(path)
         };
-        let file = |name: &str, hold| write(name, &trivial_kernel(&trivial_code(hold)));
-        let flat = |name: &str, hold| write(name, &floor::code(hold));
+        let elf = |hold| trivial_kernel(&trivial_code(hold));
         Ok(Self {
             kind: GuestKind::Trivial,
             marker: vec![TRIVIAL_MARK],
             cmdline: "console=ttyS0".to_owned(),
-            kernel: file("trivial", false)?,
-            kernel_held: file("trivial-held", true)?,
-            flat: Some((flat("flat", false)?, flat("flat-held", true)?)),
+            kernel: Forms { ends: write("trivial", &elf(false))?, stays: write("trivial-held", &elf(true))? },
+            flat: Some(Forms {
+                ends: write("flat", &floor::code(false))?,
+                stays: write("flat-held", &floor::code(true))?,
+            }),
             initrd: None,
         })
     }
@@ -125,17 +138,16 @@ impl Guest {
             fs::write(&path, initrd(&base, words)?).map_err(|e| GuestError::File(path.clone(), e))?;
             Ok::<_, GuestError>(path)
         };
-        let initrd = (initrd("initrd", &["/payload"])?, initrd("initrd-held", &["/payload", payload::HOLD])?);
+        let (ends, stays) = (initrd("initrd", &["/payload"])?, initrd("initrd-held", &["/payload", payload::HOLD])?);
         let emulated = if host::flavour().emulates_ring_0() { PAGE_TABLE_CMDLINE } else { "" };
         let cmdline = ["console=ttyS0 reboot=k panic=-1 quiet", emulated, words.trim()];
         Ok(Self {
             kind,
             marker: payload::LINE.trim_end().as_bytes().to_vec(),
             cmdline: cmdline.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" "),
-            kernel_held: kernel.clone(),
-            kernel,
+            kernel: Forms { ends: kernel.clone(), stays: kernel },
             flat: None,
-            initrd: Some(initrd),
+            initrd: Some(Forms { ends, stays }),
         })
     }
 }

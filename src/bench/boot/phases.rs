@@ -126,8 +126,9 @@ pub fn bell(report: &Path, start: Instant) -> Option<f64> {
 
 /// From `start` to the first KVM_RUN, and the same less the time inside KVM's ioctls, by a monitor's report, in microseconds.
 pub fn first_run(report: &Path, start: Instant) -> Option<(f64, f64)> {
-    let at = read_report(report).into_iter().find(|(name, _)| name == "first_run")?.1;
-    let inside = parse(report)["kvm_setup_ns"].as_u64()?;
+    let report = parse(report);
+    let at = phases_of(&report).into_iter().find(|(name, _)| name == "first_run")?.1;
+    let inside = report["kvm_setup_ns"].as_u64()?;
     let whole = at.since(start).as_secs_f64() * 1e6;
     Some((whole, (whole - inside as f64 / 1e3).max(0.0)))
 }
@@ -140,7 +141,10 @@ fn parse(path: &Path) -> serde_json::Value {
 
 /// The phases of `ringfence run --report`; none when the file is not one.
 fn read_report(path: &Path) -> Vec<(String, Instant)> {
-    let report = parse(path);
+    phases_of(&parse(path))
+}
+
+fn phases_of(report: &serde_json::Value) -> Vec<(String, Instant)> {
     let phases = report["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
     let phase =
         |phase: &serde_json::Value| Some((phase[0].as_str()?.to_owned(), Instant::from_nanos(phase[1].as_u64()?)));
