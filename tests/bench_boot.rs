@@ -46,7 +46,7 @@ fn samples(report: &Value, subject: &str, measure: &str) -> Vec<f64> {
 }
 
 /// Proves that a monitor is measured from exec to payload and exit, alone, several at once and over sizes, with its phases adding
-/// up and its memory counted; that samples are kept raw; that what is not installed is named; that the table fits a terminal
+/// up, its way to the first KVM_RUN told with nothing traced, and its memory counted; that samples are kept raw; that what is not installed is named; that the table fits a terminal
 /// and the page needs nothing else.
 #[test]
 fn a_trivial_guest_is_measured() {
@@ -61,6 +61,9 @@ fn a_trivial_guest_is_measured() {
     assert_eq!((userspace.len(), exit.len()), (3, 3));
     assert!(userspace.iter().zip(&exit).all(|(line, end)| *line > 100.0 && line <= end), "{report}");
     assert_eq!(samples(&report, "ringfence", "bell").len(), 3);
+    let [whole, own] = ["first_run_reported", "own_share_reported"].map(|key| samples(&report, "ringfence", key));
+    assert_eq!((whole.len(), own.len()), (3, 3));
+    assert!(whole.iter().zip(&own).all(|(whole, own)| 0.0 < *own && own < whole), "{whole:?} {own:?}");
     let subject = &report["groups"][0]["subjects"][0];
     let phases = &subject["phases"];
     let sum: f64 = phases["phases"].as_array().unwrap().iter().map(|p| p["mean_us"].as_f64().unwrap()).sum();

@@ -147,6 +147,10 @@ fn weight(shares: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+
+    /// Groups of one parent share its real-time and go with it: one test at a time.
+    static ALONE: Mutex<()> = Mutex::new(());
 
     /// Proves that the ends of both scales meet, and that Docker's default is in between.
     #[test]
@@ -157,6 +161,7 @@ mod tests {
     /// Proves that a process is in the group and that nothing is left of it.
     #[test]
     fn a_group_holds_a_process_and_goes() {
+        let _alone = ALONE.lock().unwrap();
         let group = match CpuGroup::new(&format!("test-{}", std::process::id()), SHARES) {
             Ok(group) => group,
             Err(error) => {
@@ -179,5 +184,37 @@ mod tests {
             let again = CpuGroup::new(&format!("test-{}", std::process::id()), SHARES).unwrap();
             again.allow_real_time().expect("a removed group has given its real-time back");
         }
+    }
+
+    /// Proves that the groups a stopped runtime left are removed, with what still runs in them: in each hierarchy where the
+    /// container has one, and in no other container's.
+    #[test]
+    fn groups_of_a_stopped_container_are_removed() {
+        let _alone = ALONE.lock().unwrap();
+        let names = ["left", "other"].map(|name| format!("{name}-{}", std::process::id()));
+        let groups = match names.each_ref().map(|name| CpuGroup::new(name, SHARES)) {
+            [Ok(left), Ok(other)] => [left, other],
+            [Err(error), _] | [_, Err(error)] => {
+                println!("skipped: {error}");
+                assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI has control groups");
+                return;
+            }
+        };
+        let mut children = groups.each_ref().map(|group| {
+            let child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+            group.add(child.id()).unwrap();
+            child
+        });
+        remove_container(&names[0]);
+        let ended = children[0].wait().unwrap();
+        let there = groups.each_ref().map(|group| group.0.exists());
+        let runs = children[1].try_wait().unwrap().is_none();
+        children.iter_mut().for_each(|child| {
+            let _ = child.kill();
+            child.wait().unwrap();
+        });
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(ended.signal(), Some(libc::SIGKILL), "what ran in it is killed");
+        assert!(there == [false, true] && runs, "{there:?} {runs}");
     }
 }
