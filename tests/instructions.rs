@@ -8,12 +8,15 @@
 #[path = "bed2/mod.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod bed;
+#[path = "split/mod.rs"]
+mod split;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bed::guest::{TICK, default_kernel};
 use bed::{Bed, skip, usable};
+use split::{Symbols, Tools};
 
 /// Most instructions, in millions, from exec to userspace by a release build.
 const LIMIT: f64 = 32.0;
@@ -78,4 +81,46 @@ fn the_start_costs_no_more_instructions_than_it_may() {
         kernel > 1.0 && kernel <= KERNEL_LIMIT,
         "the kernel's {kernel} million are more than {KERNEL_LIMIT}: {said}"
     );
+}
+
+/// Splits a start into causes of at most two million instructions each, for docs/boot.md:
+/// `cargo test --test instructions -- --ignored --nocapture`. Proves that the causes make up the whole.
+#[test]
+#[ignore = "tells what a start is spent on, for a person to read"]
+fn what_a_start_is_spent_on() {
+    if !usable() {
+        return;
+    }
+    let kernel = match default_kernel() {
+        Ok(path) => path,
+        Err(reason) => return skip(reason),
+    };
+    let map = kernel.with_file_name("System.map");
+    let Ok(map) = std::fs::read_to_string(&map) else { return skip(format!("no {}", map.display())) };
+    let guest = Symbols::read(&map);
+    let end = guest.address("write_port").expect("the kernel has /dev/port");
+    let tools = Tools::make();
+    let job = "cat /proc/kallsyms >/out/kallsyms; for run in 1 2 3 4 5 6; do \
+         /bin/launch /bin/ringfence run --kernel /guest/kernel --cmdline 'quiet nohz=off' -- true || exit; done";
+    let (binary, _) = binary();
+    let bed = Bed::with(&binary, 1, 2048, 400).counting().file(&kernel, "/guest/kernel");
+    let done = bed.file(&tools.launch(), "/bin/launch").plugin(&tools.plugin(end)).script(job);
+    assert_eq!(done.status, 0, "{done}");
+    let split = tools.counted(&Symbols::read(&done.text("kallsyms")), &guest);
+    let (rows, left) = split.rows(2.0, 0.05);
+    println!(
+        "{:.1} million from exec to userspace, mean of {} runs ({})",
+        split.millions(),
+        split.runs(),
+        binary.display()
+    );
+    let mut part = "";
+    for (of, millions, cause) in rows {
+        if of != std::mem::replace(&mut part, of) {
+            println!("\n{of}");
+        }
+        println!("{millions:8.3}  {cause}");
+    }
+    assert_eq!(split.runs(), 5, "{done}");
+    assert!(left.abs() < 0.01, "{left} million are of no cause");
 }

@@ -62,6 +62,12 @@ impl Bed {
         self.option("--patience", seconds.to_string())
     }
 
+    /// QEMU loads this plugin.
+    #[allow(dead_code, reason = "one test splits a start")]
+    pub fn plugin(self, plugin: &str) -> Self {
+        self.option("--plugin", plugin)
+    }
+
     /// QEMU's monitor listens on this socket.
     #[allow(dead_code, reason = "one test stops the machine")]
     pub fn monitor(self, socket: &Path) -> Self {
