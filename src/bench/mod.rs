@@ -4,6 +4,7 @@
 //! processes and reads the host's own files about them, so that all of them are timed and counted from the same place.
 //!
 //! - [`statistics`]: samples kept whole, quantiles, intervals, ratios and tests, each with its source;
+//! - [`paired`], [`drift`]: the same where a machine's speed drifts: of slices in turns, of runs one after the other;
 //! - [`clock`]: the host's one clock, and the time-stamp counter's rate by it;
 //! - [`environment`]: the machine measured on, and what makes its figures doubtful;
 //! - [`container`]: a root file system made here, run by runc, crun, youki, podman, docker and nerdctl;
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod compare;
 pub mod container;
 pub mod diff;
+pub mod drift;
 pub mod environment;
 pub mod footprint;
 pub mod page;

@@ -1,6 +1,7 @@
 //! `ringfence bench boot`: starts, timed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -36,6 +37,11 @@ pub struct BootArgs {
     /// Runs of each subject
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: u32,
+    /// Spread the runs over so many seconds at least, in which a machine's speed drifts; 0 to hurry
+    ///
+    /// With eight runs or more. Whatever else is measured comes between them, and waiting where that is not enough.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(..=86_400))]
+    over: u32,
     /// Runs of subjects that take over two seconds a start [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     slow_runs: Option<u32>,
@@ -122,6 +128,7 @@ fn plan(args: &BootArgs) -> anyhow::Result<Plan> {
     words_typed.args(std::env::args_os().skip(1));
     Ok(Plan {
         runs: args.runs,
+        over: Duration::from_secs(u64::from(args.over)),
         slow_runs: args.slow_runs,
         shape: Shape { cpus: args.cpus, memory: args.memory },
         guests,

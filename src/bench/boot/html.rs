@@ -193,10 +193,14 @@ fn method(page: &mut Page, results: &Results) {
          their own, with ringfence's report and the kernel's trace of the other monitors' system calls.",
     );
     page.paragraph(
-        "Quantiles: Hyndman and Fan 1996, definition 8. Intervals: 95 %, percentile bootstrap (Efron and Tibshirani 1993). Ratios: \
-         the median of the ratios of runs in the same turn. Outliers: beyond three times the quartiles' distance (Tukey 1977); \
+        "Quantiles: Hyndman and Fan 1996, definition 8. Intervals, at 95 %: of eight runs or more by Student's t of the figure in four \
+         stretches of consecutive runs (Ibragimov and Mueller 2010), which holds where the machine's speed drifts; of fewer runs \
+         the percentile bootstrap (Efron and Tibshirani 1993). Ratios: the median of the ratios of runs in the same turn. Outliers: beyond three times the quartiles' distance (Tukey 1977); \
          named, never left out. The share of runs is drawn on a scale that shows the tail.",
     );
+    if let Some(text) = text::spread(results) {
+        page.paragraph(&text);
+    }
     if let Some(harness) = &results.harness {
         page.paragraph(&format!(
             "The harness itself adds {:.0} us [{:.0}, {:.0}] to a start, by {} pairs with a bare posix_spawn and wait; the middle \

@@ -27,6 +27,7 @@ mod prepare;
 pub mod results;
 mod rounds;
 pub mod session;
+mod sittings;
 pub mod subjects;
 pub mod sweep;
 pub mod text;

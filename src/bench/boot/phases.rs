@@ -42,7 +42,9 @@ impl Part {
 }
 
 /// A point and what lies before it.
-type Point = (&'static str, Part, Instant);
+pub type Point = (&'static str, Part, Instant);
+/// One run's start and its points.
+pub type Dated = (Instant, Vec<Point>);
 
 /// A phase's mean.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -152,7 +154,7 @@ fn phases_of(report: &serde_json::Value) -> Vec<(String, Instant)> {
 }
 
 /// The means of several runs' phases. As every run's phases add up to its whole, so do the means.
-pub fn means(runs: &[(Instant, Vec<Point>)]) -> Phases {
+pub fn means(runs: &[Dated]) -> Phases {
     let names = |points: &[Point]| points.iter().map(|point| point.0).collect::<Vec<_>>();
     let Some((_, first)) = runs.first() else { return Phases::default() };
     let alike: Vec<_> = runs.iter().filter(|(_, points)| names(points) == names(first)).collect();

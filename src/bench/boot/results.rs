@@ -8,8 +8,9 @@ use super::phases::Phases;
 use super::subjects::Kind;
 use super::sweep::Growth;
 use crate::bench::container::NotRun;
+use crate::bench::drift;
 use crate::bench::environment::{Environment, Noise, Warning};
-use crate::bench::statistics::{Estimate, Sample, Summary};
+use crate::bench::statistics::{self, Estimate, Sample, Summary};
 
 /// Version of the JSON report's schema; fields may be added under the same number, none is taken away or changed.
 pub const SCHEMA: u32 = 1;
@@ -89,8 +90,10 @@ pub struct Series {
     pub turns: Vec<u32>,
     /// Microseconds, turn by turn.
     pub us: Sample,
-    /// What a table shows of them.
+    /// What a table shows of them. The mean's interval is by stretches of runs ([`drift::estimate`]).
     pub summary: Option<Summary>,
+    /// The median, with its interval by stretches of runs.
+    pub p50: Option<Estimate>,
     /// Turns outside of Tukey's outer fences; they are in all figures.
     pub outlier_turns: Vec<u32>,
     /// The median of the ratios to the baseline, turn by turn.
@@ -101,7 +104,7 @@ impl Series {
     /// No samples yet.
     pub fn new(measure: Measure) -> Self {
         let (turns, us) = (Vec::new(), Sample::default());
-        Self { measure, turns, us, summary: None, outlier_turns: Vec::new(), ratio: None }
+        Self { measure, turns, us, summary: None, p50: None, outlier_turns: Vec::new(), ratio: None }
     }
 
     /// Adds a sample.
@@ -112,7 +115,9 @@ impl Series {
 
     /// Makes the summary, once all samples are there.
     fn sum_up(&mut self) {
-        self.summary = self.us.summary();
+        let mean = || drift::estimate(&self.us, |values| statistics::mean(values));
+        self.summary = self.us.summary().map(|summary| Summary { mean: mean(), ..summary });
+        self.p50 = (!self.us.is_empty()).then(|| drift::median(&self.us));
         self.outlier_turns = self.us.outliers().into_iter().map(|i| self.turns[i]).collect();
     }
 
@@ -122,8 +127,8 @@ impl Series {
             let at = base.turns.iter().position(|other| other == turn)?;
             Some((*value, base.us.values()[at]))
         });
-        let (ours, theirs): (Vec<_>, Vec<_>) = pairs.unzip();
-        (!ours.is_empty()).then(|| Sample::new(ours).ratio_by_pairs(&Sample::new(theirs)))
+        let ratios: Vec<f64> = pairs.map(|(ours, theirs)| ours / theirs).collect();
+        (!ratios.is_empty()).then(|| drift::median(&Sample::new(ratios)))
     }
 }
 
@@ -216,6 +221,10 @@ pub struct Results {
     pub began_unix: u64,
     /// How long it took, in seconds.
     pub took_s: f64,
+    /// Into how many sittings the timed runs were divided.
+    pub sittings: u32,
+    /// How long it took from the first timed run to the last, in seconds.
+    pub spread_s: f64,
     /// vCPUs of every guest.
     pub cpus: u32,
     /// RAM of every guest, in bytes.

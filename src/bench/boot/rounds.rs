@@ -1,12 +1,13 @@
 //! Turns: a warm-up that counts memory, then timed runs, then traced ones, the subjects one after the other in each.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
 use super::attempt::{self, Attempt, AttemptError, Running, Stamps};
 use super::cold::Chill;
 use super::memory;
-use super::phases;
+use super::phases::{self, Dated};
 use super::prepare::not_run;
 use super::results::{Group, Measure, SubjectResult};
 use super::session::{Plan, SessionError};
@@ -124,31 +125,35 @@ fn held(plan: &Plan, contestant: &Contestant, stop: &Stop) -> Result<(memory::Me
     Ok((found, took))
 }
 
-/// The runs that are timed, with nothing else going on.
+/// What is needed wherever runs are made.
+pub(super) struct Course<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) progress: Progress,
+    pub(super) stop: &'a Stop,
+}
+
+/// Runs that are timed, with nothing else going on: those of some of all turns.
 pub(super) fn timed(
-    plan: &Plan,
+    course: &mut Course<'_>,
     contestants: &mut [Contestant],
     group: &mut Group,
     chill: Option<Chill>,
-    stop: &Stop,
+    (range, turns): (Range<usize>, u32),
 ) -> Result<(), SessionError> {
-    let turns = contestants.iter().map(|c| c.runs).max().unwrap_or(0);
-    let total = contestants.iter().map(|c| f64::from(c.runs) * c.seconds).sum();
-    let mut progress = Progress::new(total);
-    for turn in 0..turns {
+    for turn in range.start as u32..range.end as u32 {
         for contestant in contestants.iter_mut().filter(|c| takes_part(turn, turns, c.runs)) {
             let name = contestant.subject.name().to_owned();
-            progress.step(&format!("{}: run {} of {turns}, {name}", group.name, turn + 1));
+            course.progress.step(&format!("{}: run {} of {turns}, {name}", group.name, turn + 1));
             if !contestant.over() {
                 if let Some(chill) = chill
                     && let Err(reason) = chill.apply(&contestant.subject.files())
                 {
-                    progress.say(&format!("not cold: {reason}"));
+                    course.progress.say(&format!("not cold: {reason}"));
                 }
-                let result = contestant.run(plan.shape, None, stop);
+                let result = contestant.run(course.plan.shape, None, course.stop);
                 note(group, contestant, &name, turn, result)?;
             }
-            progress.done(contestant.seconds);
+            course.progress.done(contestant.seconds);
         }
     }
     Ok(())
@@ -185,31 +190,31 @@ fn note(
     Ok(())
 }
 
-/// The runs for the phases: with ringfence's report, and the kernel's trace of the others.
+/// Runs for the phases: with ringfence's report, and the kernel's trace of the others. Their points go to each contestant's
+/// `points`.
 pub(super) fn traced(
-    plan: &Plan,
+    course: &mut Course<'_>,
     contestants: &mut [Contestant],
     group: &mut Group,
     tracer: Option<&Tracer>,
-    stop: &Stop,
+    points: &mut [Vec<Dated>],
+    (range, turns): (Range<usize>, u32),
 ) -> Result<(), SessionError> {
-    let turns = contestants.iter().map(|c| c.traced).max().unwrap_or(0);
-    let mut progress = Progress::new(contestants.iter().map(|c| f64::from(c.traced) * c.seconds).sum());
-    let mut points: Vec<Vec<_>> = contestants.iter().map(|_| Vec::new()).collect();
+    let (plan, stop) = (course.plan, course.stop);
     let report = tempfile::NamedTempFile::new().map_err(SessionError::Folder)?;
-    for turn in 0..turns {
-        for (contestant, points) in contestants.iter_mut().zip(&mut points) {
+    for turn in range.start as u32..range.end as u32 {
+        for (contestant, points) in contestants.iter_mut().zip(&mut *points) {
             if !takes_part(turn, turns, contestant.traced) || contestant.over() {
                 continue;
             }
             let name = contestant.subject.name().to_owned();
-            progress.step(&format!("{}: phases, run {} of {turns}, {name}", group.name, turn + 1));
+            course.progress.step(&format!("{}: phases, run {} of {turns}, {name}", group.name, turn + 1));
             let ours = contestant.subject.reports().then_some(report.path());
             let monitor = contestant.is_monitor();
             let tracing = tracer.filter(|tracer| monitor && tracer.begin().is_ok());
             let result = contestant.run(plan.shape, ours, stop);
             let start = tracing.and_then(Tracer::finish);
-            progress.done(contestant.seconds);
+            course.progress.done(contestant.seconds);
             let Some(into) = group.subjects.iter_mut().find(|subject| subject.name == name) else { continue };
             match result {
                 Ok(stamps) => {
@@ -231,11 +236,6 @@ pub(super) fn traced(
                 }
             }
         }
-    }
-    for (contestant, points) in contestants.iter().zip(&points) {
-        let found = (!points.is_empty()).then(|| phases::means(points));
-        let into = group.subjects.iter_mut().find(|subject| subject.name == contestant.subject.name());
-        into.into_iter().for_each(|into| into.phases.clone_from(&found));
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A whole measurement: what is asked for, and everything in its order.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
@@ -9,25 +9,21 @@ use super::attempt::AttemptError;
 use super::cold::Chill;
 use super::guest::{Guest, GuestError, GuestKind};
 use super::prepare;
-use super::results::{Group, PROGRAM, Results, SCHEMA};
-use super::rounds::{self, Contestant};
+use super::results::{PROGRAM, Results, SCHEMA};
+use super::sittings::{self, Side};
 use super::subjects::{Shape, Variant};
+use super::sweep::Sweep;
 pub use super::sweep::SweepError;
-use super::sweep::{Axis, Growth, Sweep, fit};
 use super::trace::Tracer;
-use super::{harness, load, payload};
+use super::{harness, payload, rounds};
 use crate::bench::child::{ChildError, Stop};
 use crate::bench::clock::Instant;
 use crate::bench::container::{NotRun, RootFsError};
 use crate::bench::environment::{Environment, Noise, Warning};
-use crate::bench::progress::Progress;
-use crate::bench::statistics::Sample;
 use crate::host::Root;
 
 /// Runs by the harness and bare ones, to compare it with.
 const HARNESS_RUNS: usize = 100;
-/// Samples at each size of a sweep, at most.
-const SWEEP_RUNS: u32 = 5;
 /// Runs of a subject that is slow, where nothing else is asked for.
 const SLOW_RUNS: u32 = 3;
 /// Traced runs, at most.
@@ -67,6 +63,8 @@ impl From<ChildError> for SessionError {
 pub struct Plan {
     /// Runs of each subject.
     pub runs: u32,
+    /// The time that the timed runs are spread over, at least; not used for fewer than eight.
+    pub over: Duration,
     /// Runs of a subject that takes longer than two seconds a start; `None` for three at most.
     pub slow_runs: Option<u32>,
     /// The size of guests.
@@ -131,14 +129,25 @@ pub fn run(plan: &Plan, stop: &Stop) -> Result<Results, SessionError> {
         Ok(tracer) => (Some(tracer), None),
         Err(reason) => (None, Some(reason)),
     };
-    let mut slow = Vec::new();
     let chill = plan.cold.then(Chill::best);
+    let mut sides = Vec::new();
+    for &kind in &plan.guests {
+        let (guest, contestants, mut group) = prepare::group(plan, &ground, kind, stop)?;
+        let contestants = rounds::warm_up(plan, contestants, &mut group, stop)?;
+        sides.push(Side::new(plan, guest, contestants, group));
+    }
+    let spread = sittings::run(plan, &mut sides, (chill, tracer.as_ref()), &mut noise, stop)?;
+    let slow = sides.iter().flat_map(|side| side.contestants.iter().map(move |c| (c, side.group.name)));
+    let slow = slow.filter(|(c, _)| c.seconds > rounds::SLOW);
+    let slow: Vec<_> = slow.map(|(c, group)| format!("{} ({group})", c.subject.name())).collect();
     let mut results = Results {
         schema: SCHEMA,
         program: PROGRAM,
         command: plan.command.clone(),
         began_unix: began_unix.as_secs(),
         took_s: 0.0,
+        sittings: spread.sittings,
+        spread_s: spread.seconds,
         cpus: plan.shape.cpus,
         memory_bytes: plan.shape.memory.as_u64(),
         cold: chill.map(|chill| chill.describe().to_owned()),
@@ -151,18 +160,11 @@ pub fn run(plan: &Plan, stop: &Stop) -> Result<Results, SessionError> {
         loads: Vec::new(),
         growths: Vec::new(),
     };
-    for &kind in &plan.guests {
-        let (guest, contestants, mut group) = prepare::group(plan, &ground, kind, stop)?;
-        let mut contestants = rounds::warm_up(plan, contestants, &mut group, stop)?;
-        rounds::timed(plan, &mut contestants, &mut group, chill, stop)?;
-        rounds::traced(plan, &mut contestants, &mut group, tracer.as_ref(), stop)?;
-        noise.push(Noise::probe());
-        let names = contestants.iter().filter(|c| c.seconds > rounds::SLOW);
-        slow.extend(names.map(|c| format!("{} ({})", c.subject.name(), group.name)));
-        others(plan, &contestants, &group, &mut results, stop)?;
-        group.sum_up(&plan.baseline);
-        results.guests.extend(guest.iter().map(describe));
-        results.groups.push(group);
+    for side in sides {
+        results.guests.extend(side.guest.iter().map(describe));
+        results.groups.push(side.group);
+        results.loads.extend(side.loads);
+        results.growths.extend(side.growths);
     }
     noise.push(Noise::probe());
     results.warnings = warnings(plan, &results, &noise, &slow, no_tracer);
@@ -178,87 +180,6 @@ fn stopped<T>(error: AttemptError) -> Result<Option<T>, SessionError> {
 
 fn describe(guest: &Guest) -> (String, String) {
     (guest.kernel(false).display().to_string(), guest.cmdline.clone())
-}
-
-/// Several at once, and over sizes.
-fn others(
-    plan: &Plan,
-    contestants: &[Contestant],
-    group: &Group,
-    results: &mut Results,
-    stop: &Stop,
-) -> Result<(), SessionError> {
-    // Where KVM emulates the guest's kernel, a start takes ten seconds of a CPU: many at once would take hours.
-    let worth = |contestant: &&Contestant| contestant.seconds <= rounds::SLOW;
-    let levels = || plan.at_once.iter().flat_map(|&n| contestants.iter().filter(worth).map(move |c| (n, c)));
-    let seconds = |(n, c): (u32, &Contestant)| f64::from(load::starts(n)) * c.seconds;
-    let mut progress = Progress::new(levels().map(seconds).sum());
-    for (at_once, contestant) in levels() {
-        if stop.requested() {
-            return Err(SessionError::Stopped);
-        }
-        progress.step(&format!("{}: {} at once, {at_once}", group.name, contestant.subject.name()));
-        let patience = contestant.patience * at_once.max(1);
-        let (subject, marker) = (&*contestant.subject, &contestant.marker);
-        results.loads.push(load::run(group.name, subject, plan.shape, marker, at_once, patience, stop));
-        progress.done(seconds((at_once, contestant)));
-    }
-    drop(progress);
-    let growing: Vec<&Contestant> = contestants.iter().filter(|c| c.is_monitor()).filter(worth).collect();
-    results.growths.extend(grow(plan, &growing, group.name, stop)?);
-    Ok(())
-}
-
-/// Every size in turn, run by run.
-fn grow(
-    plan: &Plan,
-    contestants: &[&Contestant],
-    group: &'static str,
-    stop: &Stop,
-) -> Result<Vec<Growth>, SessionError> {
-    let shapes = plan.sweep.shapes(plan.shape);
-    let runs = plan.runs.min(SWEEP_RUNS);
-    let mut growths: Vec<Growth> = Vec::new();
-    for contestant in contestants {
-        for axis in [Axis::Memory, Axis::Cpus] {
-            if axis == Axis::Cpus && !contestant.subject.takes_cpus() {
-                continue;
-            }
-            let points = shapes.iter().filter(|shape| shape.0 == axis).map(|shape| (shape.1, Sample::default()));
-            let points: Vec<_> = points.collect();
-            let subject = contestant.subject.name().to_owned();
-            growths.push(Growth { group, subject, axis, points, line: None, failures: Vec::new() });
-        }
-    }
-    if shapes.is_empty() || contestants.is_empty() {
-        return Ok(Vec::new());
-    }
-    let round: f64 = contestants.iter().map(|c| c.seconds).sum::<f64>() * shapes.len() as f64;
-    let mut progress = Progress::new(round * f64::from(runs));
-    for turn in 0..runs {
-        progress.step(&format!("{group}: sizes, run {} of {runs}", turn + 1));
-        for (axis, place, shape) in &shapes {
-            for contestant in contestants {
-                let name = contestant.subject.name();
-                let Some(growth) = growths.iter_mut().find(|g| g.subject == name && g.axis == *axis) else { continue };
-                match contestant.run(*shape, None, stop) {
-                    Ok(stamps) => {
-                        let us = stamps.line.since(stamps.start).as_secs_f64() * 1e6;
-                        growth.points.iter_mut().filter(|p| p.0 == *place).for_each(|p| p.1.push(us));
-                    }
-                    Err(AttemptError::Stopped) => return Err(SessionError::Stopped),
-                    Err(error) => growth.failures.push(format!("{} {place}: {error}", axis.title())),
-                }
-            }
-        }
-        progress.done(round);
-    }
-    growths.retain(|growth| !growth.points.is_empty());
-    for growth in &mut growths {
-        growth.points.retain(|point| !point.1.is_empty());
-        growth.line = fit(&growth.points);
-    }
-    Ok(growths)
 }
 
 /// What the reader must know before the figures.
@@ -335,6 +256,7 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             runs: 20,
+            over: Duration::ZERO,
             slow_runs: Some(2),
             shape: Shape { cpus: 1, memory: ByteSize::mib(128) },
             guests: vec![GuestKind::Linux],

@@ -6,6 +6,7 @@ use super::memory::Memory;
 use super::phases::{Part, Phases};
 use super::results::{Group, Measure, Results, Series, SubjectResult};
 use super::sweep::Axis;
+use crate::bench::drift;
 use crate::bench::statistics::{Estimate, Summary};
 use crate::bench::table::{self, Table, WIDTH, ratio, size, time, wrap};
 
@@ -23,7 +24,7 @@ pub fn render(results: &Results) -> String {
             out.extend(times(group, measure, Detail::Half).map(|table| table.render() + "\n"));
         }
         if !group.subjects.is_empty() {
-            paragraph(&mut out, "", &note(group, "±: half the 95 % interval"));
+            paragraph(&mut out, "", &note(group, "±: half the 95 % interval", HALVES));
             out.push('\n');
         }
         out += &bars(group);
@@ -32,6 +33,7 @@ pub fn render(results: &Results) -> String {
         out.extend(growths(results, group.name).map(|table| table.render() + "\n"));
         out += &notes(group);
     }
+    spread(results).into_iter().for_each(|text| paragraph(&mut out, "", &text));
     if let Some(harness) = &results.harness {
         let [value, low, high] =
             [harness.overhead_us.value, harness.overhead_us.interval.low, harness.overhead_us.interval.high];
@@ -91,12 +93,34 @@ pub(super) enum Detail {
     Ends,
 }
 
+/// Where the halves of intervals come from.
+const HALVES: &str = ", by how far the quarters of the runs differ";
+
+/// What the intervals hold, and what they cannot.
+pub(super) fn spread(results: &Results) -> Option<String> {
+    let all = || results.groups.iter().flat_map(|group| &group.subjects).flat_map(|subject| &subject.series);
+    let stretched = all().any(|series| series.us.len() >= drift::RUNS_MIN);
+    let seconds = results.spread_s.round();
+    let (minutes, seconds) = ((seconds / 60.0).floor(), seconds % 60.0);
+    let sittings =
+        if results.sittings == 1 { "one sitting".to_owned() } else { format!("{} sittings", results.sittings) };
+    stretched.then(|| {
+        format!(
+            "The timed runs were made in {sittings} over {minutes:.0}:{seconds:02.0} (--over): how far the machine's speed drifted \
+             meanwhile is in the intervals of eight runs or more. Between reports it drifts on, which moves all subjects \
+             alike: the ratios hold, and `ringfence bench compare` goes by them."
+        )
+    })
+}
+
 /// What ratios and intervals are.
-fn note(group: &Group, trust: &str) -> String {
+fn note(group: &Group, trust: &str, how: &str) -> String {
+    let how =
+        if group.subjects.iter().flat_map(|s| &s.series).any(|s| s.us.len() >= drift::RUNS_MIN) { how } else { "" };
     let base = group.baseline.as_deref().unwrap_or_default();
     let several = group.subjects.len() > 1;
     let to = if several { format!("ratio: to {base}, median of the ratios turn by turn; ") } else { String::new() };
-    to + trust
+    to + trust + how
 }
 
 /// The table of one measure; `None` when nobody has it.
@@ -117,22 +141,24 @@ pub(super) fn times(group: &Group, measure: Measure, detail: Detail) -> Option<T
     for (subject, series, summary) in &rows {
         let [p50, p90, p99, max] = [summary.p50, summary.p90, summary.p99, summary.max].map(ms);
         let ratio = series.ratio.as_ref().filter(|_| rows.len() > 1);
-        let (mean, ratio) = match detail {
-            Detail::Half => {
-                let mean = ms(summary.mean.value) + &half(&summary.mean, summary.count);
-                (mean, ratio.map(|r| fraction(r.value) + &half(r, series.us.len())))
-            }
+        let trusted = |found: &Estimate| match detail {
+            Detail::Half => ms(found.value) + &half(found, summary.count),
             Detail::Ends => {
-                let ends = [summary.mean.interval.low, summary.mean.interval.high].map(ms);
-                (format!("{} [{}, {}]", ms(summary.mean.value), ends[0], ends[1]), ratio.map(estimate))
+                let ends = [found.interval.low, found.interval.high].map(ms);
+                format!("{} [{}, {}]", ms(found.value), ends[0], ends[1])
             }
         };
+        let (p50, mean) = (series.p50.as_ref().map_or(p50, trusted), trusted(&summary.mean));
+        let ratio = ratio.map(|r| match detail {
+            Detail::Half => fraction(r.value) + &half(r, series.us.len()),
+            Detail::Ends => estimate(r),
+        });
         let count = summary.count.to_string();
         table.row([subject.name.clone(), count, p50, p90, p99, max, mean, ratio.unwrap_or_default()]);
     }
     // On a page each table stands by itself; on a terminal the note comes once, below them all.
     if detail == Detail::Ends && rows.len() > 1 {
-        table.note(note(group, "[ ]: 95 % interval"));
+        table.note(note(group, "[ ]: 95 % interval", HALVES));
     }
     Some(table)
 }
@@ -350,9 +376,9 @@ mod tests {
         let text = times(&group(), Measure::Exit, Detail::Half).unwrap().render();
         let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[1], ["ms", "runs", "p50", "p90", "p99", "max", "mean", "ratio"]);
-        assert_eq!(rows[2], ["ringfence", "2", "15.0", "20.0", "20.0", "20.0", "15.0", "±33%", "1.00", "±0%"]);
+        assert_eq!(rows[2], ["ringfence", "2", "15.0", "±33%", "20.0", "20.0", "20.0", "15.0", "±33%", "1.00", "±0%"]);
         assert_eq!(rows[3][0], "cloud-hypervisor");
-        assert_eq!(rows[3][8..], ["1/200", "±0%"]);
+        assert_eq!(rows[3][9..], ["1/200", "±0%"]);
         assert!(times(&group(), Measure::Bell, Detail::Half).is_none());
         let one = Estimate { value: 0.5, interval: crate::bench::statistics::Interval { low: 0.5, high: 0.5 } };
         assert_eq!(half(&one, 1), "");
