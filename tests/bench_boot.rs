@@ -128,6 +128,8 @@ fn reports_are_compared() {
     assert!(status == 0 && said.contains("is faster by"), "{status} {said}");
     let (status, said) = compare(&fast, &fast);
     assert!(status == 0 && said.contains("no difference that chance does not explain"), "{status} {said}");
+    let output = ringfence(&["bench", "compare", "--reference", "crun", &fast, &slow]);
+    assert!(output.status.code() == Some(125) && text(&output.stderr).contains("the subject \"crun\""), "{output:?}");
     let (status, said) = compare(&fast, "/dev/null");
     assert!(status == 125 && said.contains("/dev/null is no report"), "{status} {said}");
 }
