@@ -81,14 +81,15 @@ pub enum ConfigError {
     #[error("a machine needs at least 1 vCPU: --cpus 1")]
     NoCpus,
     /// Not whole pages.
-    #[error("--memory {0} is not a whole number of {PAGE_SIZE}-byte pages; {down} or {up} is", down = ByteSize::bytes(.0.as_u64() / PAGE_SIZE * PAGE_SIZE), up = ByteSize::bytes(.0.as_u64().next_multiple_of(PAGE_SIZE)))]
+    #[error("--memory {0} is not a whole number of {PAGE_SIZE}-byte pages; {near} is", near = whole_pages(*.0))]
     NotPages(ByteSize),
     /// Too little.
     #[error("--memory {0} is too little: a guest needs at least {MIN_RAM}")]
     TooLittle(ByteSize),
     /// More than the host has free.
     #[error(
-        "--memory {asked} is more than this host has free: {available} of {total}. Ask for less, or stop what uses it"
+        "--memory {asked} is more than this host has free: {} of {}. Ask for less, or stop what uses it",
+        .available.rounded(), .total.rounded()
     )]
     MoreThanFree {
         /// What was asked for.
@@ -106,6 +107,16 @@ pub enum ConfigError {
         /// KVM_CAP_MAX_VCPUS.
         max: u32,
     },
+}
+
+/// The nearest sizes of whole pages, as `--memory` takes them.
+fn whole_pages(size: ByteSize) -> String {
+    let kib = |bytes: u64| format!("{}K", bytes >> 10);
+    let down = kib(size.as_u64() / PAGE_SIZE * PAGE_SIZE);
+    match size.as_u64().checked_next_multiple_of(PAGE_SIZE) {
+        Some(up) => format!("{down} or {}", kib(up)),
+        None => down,
+    }
 }
 
 impl MachineConfig {
@@ -179,6 +190,8 @@ mod tests {
         assert_eq!(config(0, 2 << 20).check(), Err(ConfigError::NoCpus));
         assert!(matches!(config(1, 4096).check(), Err(ConfigError::TooLittle(_))));
         let error = config(1, (256 << 20) + 1).check().unwrap_err().to_string();
-        assert!(error.contains("256 MiB or 262148 KiB"), "{error}");
+        assert!(error.contains("262144K or 262148K is"), "{error}");
+        let error = config(1, u64::MAX).check().unwrap_err().to_string();
+        assert!(error.ends_with("; 18014398509481980K is"), "{error}");
     }
 }

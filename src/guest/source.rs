@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -113,7 +113,8 @@ impl Source {
             return Ok(Self::Folder(path));
         }
         let mut head = Vec::new();
-        File::open(&path).and_then(|f| f.take(8).read_to_end(&mut head)).map_err(io_error("read", &path))?;
+        let file = open_regular(&path)?;
+        file.take(8).read_to_end(&mut head).map_err(io_error("read", &path))?;
         match Compression::of(&head) {
             Some(compression) => Ok(Self::Tarball(path, compression)),
             None => Err(SourceError::NotATarball(path)),
@@ -278,6 +279,16 @@ impl Drop for Unpacker {
     }
 }
 
+/// Opens a regular file; never waits, not even on a named pipe.
+fn open_regular(path: &Path) -> Result<File, SourceError> {
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(io_error("open", path))?;
+    match file.metadata().map_err(io_error("read", path))?.is_file() {
+        true => Ok(file),
+        false => Err(SourceError::NotATarball(path.to_owned())),
+    }
+}
+
 /// Unpacks a tarball's needed files; every one lies in one top folder, which is returned.
 fn untar(
     path: &Path,
@@ -285,7 +296,7 @@ fn untar(
     into: &Path,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<PathBuf, SourceError> {
-    let mut file = File::open(path).map_err(io_error("open", path))?;
+    let mut file = open_regular(path)?;
     let total = file.metadata().map_err(io_error("read", path))?.len();
     // The child shares the open file description, so its offset tells how far the child has read.
     let theirs = file.try_clone().map_err(io_error("open", path))?;

@@ -56,6 +56,18 @@ fn unpacks_what_is_needed() {
     }
 }
 
+/// Proves that a named pipe nobody writes to is refused, and not waited for.
+#[test]
+fn a_named_pipe_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(Source::open(&path)));
+    let opened = told.recv_timeout(std::time::Duration::from_secs(10)).expect("it waits");
+    assert!(matches!(opened, Err(SourceError::NotATarball(_))), "{opened:?}");
+}
+
 /// Proves that a cut or damaged tarball, one with two tops, one that is empty and one of something else are errors.
 #[test]
 fn refuses_damaged_and_foreign_tarballs() {

@@ -15,7 +15,8 @@ pub enum Refusal {
     /// More than is free.
     #[error(
         "--memory {memory} with the {overhead} that a guest of this size costs the host besides is more than this host has free: \
-         {available} of {total}. Ask for less, or stop what uses it"
+         {} of {}. Ask for less, or stop what uses it",
+        .available.rounded(), .total.rounded()
     )]
     MoreThanFree {
         /// Guest RAM.

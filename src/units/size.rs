@@ -13,6 +13,9 @@ pub enum ParseSizeError {
     /// No digits at the front.
     #[error("\"{0}\" is not a size: write a whole number and a unit, such as 256M or 4G")]
     NotANumber(String),
+    /// A point or comma in the number.
+    #[error("\"{0}\" is not a whole number: take a smaller unit, such as 1536M for 1.5G")]
+    Fraction(String),
     /// A unit that is not one of K, M, G, T.
     #[error("\"{0}\" has the unknown unit \"{1}\": use K, M, G or T (powers of 1024)")]
     UnknownUnit(String, String),
@@ -81,6 +84,7 @@ impl FromStr for ByteSize {
             "m" | "mb" | "mib" => 20,
             "g" | "gb" | "gib" => 30,
             "t" | "tb" | "tib" => 40,
+            unit if unit.starts_with(['.', ',']) => return Err(ParseSizeError::Fraction(text.to_owned())),
             _ => return Err(ParseSizeError::UnknownUnit(text.to_owned(), unit.trim().to_owned())),
         };
         digits
@@ -130,7 +134,8 @@ mod tests {
     fn says_what_is_wrong() {
         assert!(matches!("M".parse::<ByteSize>(), Err(ParseSizeError::NotANumber(_))));
         assert!(matches!("-1M".parse::<ByteSize>(), Err(ParseSizeError::NotANumber(_))));
-        assert!(matches!("1.5G".parse::<ByteSize>(), Err(ParseSizeError::UnknownUnit(..))));
+        assert!(matches!("1.5G".parse::<ByteSize>(), Err(ParseSizeError::Fraction(_))));
+        assert!(matches!("15Q".parse::<ByteSize>(), Err(ParseSizeError::UnknownUnit(..))));
         assert!(matches!("16777216T".parse::<ByteSize>(), Err(ParseSizeError::TooLarge(_))));
     }
 
