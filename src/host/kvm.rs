@@ -6,6 +6,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where KVM is.
@@ -35,10 +36,12 @@ pub enum OpenError {
         cause: Absence,
     },
     /// The file's mode keeps this user out (EACCES).
-    #[error("no permission to open {path} for reading and writing. {remedy}", path = path.display(), remedy = GROUP_REMEDY)]
+    #[error("no permission to open {path} for reading and writing. {remedy}", path = path.display(), remedy = admits.remedy(path))]
     Permission {
         /// The device file.
         path: PathBuf,
+        /// Who may open it.
+        admits: Admits,
     },
     /// A control group keeps this process from the device (EPERM), as container runtimes do.
     #[error("the device {path} is forbidden to this process (a container's device rules). {remedy}", path = path.display(), remedy = CONTAINER_REMEDY)]
@@ -72,8 +75,42 @@ pub enum OpenError {
     },
 }
 
-const GROUP_REMEDY: &str = "Add yourself to its group, `sudo usermod -aG kvm $USER`, and log in again.";
 const CONTAINER_REMEDY: &str = "Start the container with the device: `docker run --device /dev/kvm ...`.";
+
+/// Whom the mode of a device file lets in, besides root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admits {
+    /// The members of this group.
+    Group(String),
+    /// Its owner alone; a group that has no name, or is root's, counts as nobody.
+    Owner,
+}
+
+impl Admits {
+    /// What the file at `path` below `root` says.
+    fn find(path: &Path, root: &Root) -> Self {
+        const GROUP_READ_WRITE: u32 = 0o060;
+        let group = std::fs::metadata(root.join(path)).ok().and_then(|file| {
+            let open = file.mode() & GROUP_READ_WRITE == GROUP_READ_WRITE && file.gid() != 0;
+            // group(5): name:password:GID:members.
+            let has_gid = |line: &&str| line.split(':').nth(2).and_then(|gid| gid.parse().ok()) == Some(file.gid());
+            let groups = root.read("/etc/group").filter(|_| open)?;
+            groups.lines().find(has_gid)?.split(':').next().map(str::to_owned)
+        });
+        group.map_or(Self::Owner, Self::Group)
+    }
+
+    fn remedy(&self, path: &Path) -> String {
+        match self {
+            Self::Group(name) => format!("Add yourself to its group, `sudo usermod -aG {name} $USER`, and log in again."),
+            Self::Owner => format!(
+                "Only its owner may use it: take it until the next boot, `sudo chown $USER {}`, or install your \
+                 distribution's QEMU package, whose rules give it to the group kvm.",
+                path.display()
+            ),
+        }
+    }
+}
 
 /// Why a host has no KVM, as far as its files tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +230,7 @@ fn classify(path: &Path, errno: i32, root: &Root) -> OpenError {
     match errno {
         libc::ENOENT => OpenError::Missing { path, cause: Absence::find(root) },
         libc::ENODEV | libc::ENXIO => OpenError::NoDriver { path, cause: Absence::find(root) },
-        libc::EACCES => OpenError::Permission { path },
+        libc::EACCES => OpenError::Permission { admits: Admits::find(&path, root), path },
         libc::EPERM => OpenError::Forbidden { path },
         _ => OpenError::Other { path, source: io::Error::from_raw_os_error(errno) },
     }
@@ -243,7 +280,7 @@ mod tests {
     fn errnos_have_their_remedies() {
         let (_dir, root) = fake::root(&[("proc/cpuinfo", "flags\t\t: svm\n")]);
         for (errno, expected) in [
-            (libc::EACCES, "sudo usermod -aG kvm $USER"),
+            (libc::EACCES, "sudo chown $USER /dev/kvm"),
             (libc::EPERM, "--device /dev/kvm"),
             (libc::ENODEV, "modprobe kvm_amd"),
             (libc::ENXIO, "modprobe kvm_amd"),
@@ -251,6 +288,24 @@ mod tests {
         ] {
             let text = classify(Path::new(DEVICE), errno, &root).to_string();
             assert!(text.contains(expected), "{errno}: {text}");
+        }
+    }
+
+    /// Proves that nobody is sent into a group which the device's mode does not let in.
+    #[test]
+    fn permission_is_had_of_the_group_that_has_it() {
+        let (_dir, root) = fake::root(&[("dev/kvm", ""), ("etc/group", "root:x:0:\nvirt:x:1234:someone\n")]);
+        let device = root.join(DEVICE);
+        let remedy = |mode, gid| {
+            std::fs::set_permissions(&device, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            let remedy = std::os::unix::fs::chown(&device, None, Some(gid)).ok();
+            remedy.map(|()| classify(Path::new(DEVICE), libc::EACCES, &root).to_string())
+        };
+        let Some(text) = remedy(0o660, 1234) else { return println!("skipped: only root gives files to other groups") };
+        assert!(text.contains("usermod -aG virt $USER"), "{text}");
+        for (mode, gid) in [(0o600, 1234), (0o640, 1234), (0o660, 0), (0o660, 99)] {
+            let text = remedy(mode, gid).unwrap();
+            assert!(text.contains("chown $USER /dev/kvm") && !text.contains("usermod"), "{mode:o} {gid}: {text}");
         }
     }
 
