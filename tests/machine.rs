@@ -5,6 +5,7 @@ mod guests;
 #[path = "machine/serial.rs"]
 mod serial;
 
+use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use guests::{
@@ -435,7 +436,7 @@ fn impossible_allocations_are_refused() {
     for (options, message) in [
         (["--memory", "1M"], "at least 2 MiB"),
         (["--memory", "100T"], "more than this host has free"),
-        (["--memory", "268435457"], "256 MiB or"),
+        (["--memory", "268435457"], "262144K or"),
         (["--cpus", "0"], "at least 1 vCPU"),
         (["--cpus", "100000"], "this host's KVM allows"),
     ] {
@@ -443,6 +444,17 @@ fn impossible_allocations_are_refused() {
         assert_eq!(ran.status, Some(125), "{options:?}");
         assert!(ran.stderr.contains(message), "{options:?}: {}", ran.stderr);
     }
+}
+
+/// Proves that a kernel and an initrd of one's own need no place to keep kernels, as in a service with no HOME.
+#[test]
+fn a_kernel_of_ones_own_needs_no_cache_folder() {
+    if !kvm_works() {
+        return;
+    }
+    let nowhere = ["HOME", "XDG_CACHE_HOME", "RINGFENCE_CACHE"].map(|name| (name, OsStr::new("")));
+    let ran = finish(Guest::new(|a| exit(a, 3)).start_with(&[], &nowhere));
+    assert_eq!(ran.status, Some(3), "{}", ran.stderr);
 }
 
 /// Proves that the boot timer's rings stand in the report by the host's clock, in order, with the exits counted.

@@ -25,13 +25,12 @@ const DEFAULT_NAME: &str = "ringfence";
 
 /// The machine that the arguments ask for.
 pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> anyhow::Result<MachineConfig> {
-    let cache = cache_folder()?;
     let mut parts = vec![CMDLINE.to_owned()];
     let kernel = match &args.kernel {
         Some(path) => KernelFile { path: path.clone(), immutable: false },
         None => {
             parts.push(CMDLINE_DEFAULT_GUEST.to_owned());
-            KernelFile { path: default_kernel(&cache, args.flavour)?.path, immutable: true }
+            KernelFile { path: default_kernel(&cache_folder()?, args.flavour)?.path, immutable: true }
         }
     };
     if flavour.emulates_ring_0() {
@@ -45,7 +44,7 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
     }
     let ours = args.initrd.is_none();
     let initrd = match &args.initrd {
-        None => Some(default_initramfs(&cache)?),
+        None => Some(default_initramfs(&cache_folder()?)?),
         Some(path) if path == Path::new("none") => None,
         Some(path) => Some(path.clone()),
     };
@@ -65,7 +64,8 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
         cmdline: args.cmdline_only.clone().unwrap_or(default_line),
         irqchip: args.irqchip,
         entry: args.entry,
-        cache: Some(cache),
+        // A kernel and initrd of one's own need none.
+        cache: cache_folder().ok(),
         placement: args.cores.policy(
             args.cpus,
             args.name.as_ref().map_or("", MachineName::as_str),
