@@ -102,7 +102,9 @@ impl Admits {
 
     fn remedy(&self, path: &Path) -> String {
         match self {
-            Self::Group(name) => format!("Add yourself to its group, `sudo usermod -aG {name} $USER`, and log in again."),
+            Self::Group(name) => {
+                format!("Add yourself to its group, `sudo usermod -aG {name} $USER`, and log in again.")
+            }
             Self::Owner => format!(
                 "Only its owner may use it: take it until the next boot, `sudo chown $USER {}`, or install your \
                  distribution's QEMU package, whose rules give it to the group kvm.",
