@@ -4,8 +4,9 @@
 mod guests;
 #[path = "machine/serial.rs"]
 mod serial;
+#[path = "machine/surroundings.rs"]
+mod surroundings;
 
-use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use guests::{
@@ -444,17 +445,6 @@ fn impossible_allocations_are_refused() {
         assert_eq!(ran.status, Some(125), "{options:?}");
         assert!(ran.stderr.contains(message), "{options:?}: {}", ran.stderr);
     }
-}
-
-/// Proves that a kernel and an initrd of one's own need no place to keep kernels, as in a service with no HOME.
-#[test]
-fn a_kernel_of_ones_own_needs_no_cache_folder() {
-    if !kvm_works() {
-        return;
-    }
-    let nowhere = ["HOME", "XDG_CACHE_HOME", "RINGFENCE_CACHE"].map(|name| (name, OsStr::new("")));
-    let ran = finish(Guest::new(|a| exit(a, 3)).start_with(&[], &nowhere));
-    assert_eq!(ran.status, Some(3), "{}", ran.stderr);
 }
 
 /// Proves that the boot timer's rings stand in the report by the host's clock, in order, with the exits counted.

@@ -141,7 +141,7 @@ fn find(wanted: &str) -> anyhow::Result<Running> {
 fn introduce(machine: &Running, found: &Allocation, state: State) -> Section {
     let record = &machine.record;
     let mut section = Section::new("Machine");
-    let up = found.uptime_seconds.map_or(String::new(), |s| format!(" for {}", uptime(s)));
+    let up = found.uptime_seconds.map_or(String::new(), |s| format!(", up {}", uptime(s)));
     section
         .row(Mark::None, "name", &record.name)
         .row(Mark::None, "state", format!("{}{up}", state.text()))

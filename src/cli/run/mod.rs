@@ -7,7 +7,7 @@ mod report;
 mod sandbox;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use clap::Args;
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig, MachineName};
-use crate::console::Console;
+use crate::console::{Console, Output};
 use crate::guest::recipe;
 use crate::host::{self, Flavour};
 use crate::machine::{Machine, MachineError, Outcome, Phase, Report, RunOptions, Timeline};
@@ -106,10 +106,11 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
     check_cpus(config.cpus, &kvm)?;
     // The machine confines this thread: no file can be opened after it.
     let report_file = args.report.as_deref().map(ReportFile::open).transpose()?;
+    let output = console.output();
     match boot(args, &config, kvm, flavour, console, timeline) {
         Ok((outcome, report)) => {
             report_file.map_or(Ok(()), |file| file.write(&report))?;
-            Ok(conclude(&outcome, args))
+            Ok(admit_loss(&output, args, conclude(&outcome, args)))
         }
         Err(error) => {
             report_file.into_iter().for_each(|file| file.write_error(&error));
@@ -180,6 +181,21 @@ fn check_cpus(asked: u32, kvm: &Kvm) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Says that the guest's output could not be written, which nobody who reads it would see; success is none then. A reader who
+/// went away, as `head` does, wants no more of it.
+fn admit_loss(output: &Output, args: &RunArgs, status: i32) -> i32 {
+    let Some(fault) = output.fault().filter(|fault| fault.kind() != ErrorKind::BrokenPipe) else { return status };
+    let place = match &args.console {
+        ConsoleSpec::File(path) => path.display().to_string(),
+        _ => "standard output".to_owned(),
+    };
+    notice(&format!(
+        "{} bytes of the guest's output were lost: cannot write to {place}: {fault}",
+        output.statistics().discarded
+    ));
+    if status == 0 { super::EXIT_FAILED } else { status }
 }
 
 fn tell(machine: &Machine, config: &MachineConfig, flavour: Flavour) {
