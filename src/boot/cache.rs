@@ -230,6 +230,7 @@ impl Cache {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(libc::O_NONBLOCK)
             .open(&path)
             .map_err(cache_error("cannot be opened", &path))?;
         let start = Instant::now();

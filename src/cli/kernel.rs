@@ -286,9 +286,10 @@ fn table(entries: &[Entry], now: u64) -> String {
 }
 
 fn row(entry: &Entry, now: u64) -> [String; 5] {
+    let damaged = entry.damage.as_ref().map(|damage| format!("damaged: {damage}"));
     let Some(manifest) = &entry.manifest else {
-        let damage = entry.damage.clone().unwrap_or_default();
-        return [entry.name.clone(), String::new(), String::new(), String::new(), format!("damaged: {damage}")];
+        let damaged = damaged.unwrap_or_default();
+        return [entry.name.clone(), String::new(), String::new(), String::new(), damaged];
     };
     let left_out = manifest.build.as_ref().is_some_and(|build| !build.patches_left_out.is_empty());
     let notes = [
@@ -297,7 +298,8 @@ fn row(entry: &Entry, now: u64) -> [String; 5] {
         (left_out && !entry.out_of_date, "unpatched"),
         (manifest.build.is_none(), "imported"),
     ];
-    let notes: Vec<_> = notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note).collect();
+    let notes = notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note);
+    let notes: Vec<_> = notes.chain(damaged.as_deref()).collect();
     [
         entry.name.clone(),
         manifest.version.clone().unwrap_or_else(|| "?".to_owned()),

@@ -147,7 +147,7 @@ pub struct Entry {
     pub out_of_date: bool,
     /// What it is; none when the manifest is damaged.
     pub manifest: Option<Manifest>,
-    /// What is wrong with the manifest.
+    /// What is wrong with the manifest or the image.
     pub damage: Option<String>,
 }
 
@@ -212,6 +212,7 @@ impl Store {
             None => flavour.has_recipe(recipe),
         });
         let path = manifest.as_ref().map_or_else(|| folder.to_owned(), |m| folder.join(&m.image));
+        let damage = damage.or_else(|| image_damage(&path, manifest.as_ref()?.size));
         Entry { name, path, default, out_of_date: !current, manifest, damage }
     }
 
@@ -391,6 +392,16 @@ pub(super) fn hash_file(path: &Path) -> io::Result<String> {
 /// BLAKE3 of bytes in hexadecimal.
 pub(super) fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
+}
+
+/// What a look at the image's length tells is wrong with it.
+fn image_damage(image: &Path, size: u64) -> Option<String> {
+    match fs::metadata(image) {
+        Ok(meta) if meta.is_file() && meta.len() == size => None,
+        Ok(meta) if meta.is_file() => Some(format!("its image has {} of {size} bytes", meta.len())),
+        Ok(_) => Some("its image is not a regular file".to_owned()),
+        Err(error) => Some(format!("its image cannot be read: {error}")),
+    }
 }
 
 /// A folder that is removed with everything in it when this is dropped.

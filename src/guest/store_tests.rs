@@ -98,6 +98,11 @@ fn lists_what_is_there() {
     assert_eq!(find("mine").manifest.as_ref().unwrap().version.as_deref(), Some("5.4"));
     assert!(find("broken").manifest.is_none());
     assert!(find("broken").damage.as_ref().unwrap().contains(FILE));
+    assert_eq!(find("mine").damage, None);
+    fs::write(&find("mine").path, "kern").unwrap();
+    let list = store.list().unwrap();
+    let mine = list.iter().find(|entry| entry.name == "mine").unwrap();
+    assert_eq!(mine.damage.as_deref(), Some("its image has 4 of 6 bytes"));
 }
 
 /// Proves that an imported kernel is found by its name, and that no name leads out of the store.

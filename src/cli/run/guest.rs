@@ -12,8 +12,9 @@ use crate::config::{ConsoleSpec, KernelFile, Listing, MachineConfig, MachineName
 use crate::console::Console;
 use crate::guest::initramfs::default_initramfs;
 use crate::guest::spec::{Spec, Stdio, WindowSize, spec_overlay};
-use crate::guest::store::{cache_folder, default_kernel};
+use crate::guest::store::{Store, cache_folder, default_kernel};
 use crate::host::{Flavour, PAGE_TABLE_CMDLINE};
+use crate::machine::MachineError;
 use crate::registry::own_folder;
 
 /// For every kernel: messages and console on the serial port, a reset where the monitor sees it, at once after a panic.
@@ -75,6 +76,26 @@ pub(super) fn configure(args: &RunArgs, flavour: Flavour, console: &Console) -> 
         sandbox: args.sandbox.policy()?,
         listing: Some(listing(args)),
     })
+}
+
+/// Adds the remedy where the kernel that cannot be loaded is ringfence's own, and it is not as it was built.
+pub(super) fn blame_the_store(error: anyhow::Error, args: &RunArgs) -> anyhow::Error {
+    // Loading comes before the sandbox; after it no file may be opened.
+    if !matches!(error.downcast_ref(), Some(MachineError::Load(_))) {
+        return error;
+    }
+    let damage = || {
+        let cache = cache_folder().ok().filter(|_| args.kernel.is_none())?;
+        let path = default_kernel(&cache, args.flavour).ok()?.path;
+        Store::new(&cache).list().ok()?.into_iter().find(|entry| entry.path == path)?.damage
+    };
+    match damage() {
+        Some(damage) => error.context(format!(
+            "the {} kernel in the store is damaged, {damage}; make it anew with `ringfence kernel build --flavour {0}`",
+            args.flavour
+        )),
+        None => error,
+    }
 }
 
 /// How the machine is listed.

@@ -116,7 +116,7 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
             report_file.into_iter().for_each(|file| file.write_error(&error));
             match error.downcast_ref() {
                 Some(MachineError::Signalled(signal)) => Ok(128 + signal),
-                _ => Err(error),
+                _ => Err(guest::blame_the_store(error, args)),
             }
         }
     }
