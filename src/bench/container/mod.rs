@@ -145,7 +145,7 @@ fn install_hint(name: &str) -> String {
     match name {
         "runc" | "crun" | "podman" => format!("Install it: apt-get install {name}."),
         "docker" => "Install it: apt-get install docker.io.".to_owned(),
-        "youki" => "Install it from its own releases.".to_owned(),
+        "youki" => "Install it: cargo install youki --features v1,v2.".to_owned(),
         _ => format!("Install {name} with containerd."),
     }
 }
@@ -156,6 +156,10 @@ fn remedy(name: &str, said: &str) -> String {
         ("Cannot connect to the Docker daemon", "Start the daemon: systemctl start docker."),
         ("failed to connect to the docker API", "Start the daemon: systemctl start docker."),
         ("cannot access containerd socket", "Start the daemon: systemctl start containerd."),
+        (
+            "was not enabled during compile time",
+            "Build it for control groups of both versions: cargo install youki --features v1,v2.",
+        ),
         (
             "cgroup",
             "This host's control groups may be mixed (v1 and v2): boot with systemd.unified_cgroup_hierarchy=1.",

@@ -84,9 +84,20 @@ impl Runtime {
         let config = config(&self.rootfs.to_string_lossy(), id, arguments, limits);
         let file = bundle.join("config.json");
         fs::write(&file, format!("{config:#}\n")).map_err(|e| ContainerError::File(file, e))?;
-        let mut command = self.oci();
+        let mut command = self.started();
         command.arg("run").arg("--bundle").arg(bundle).arg(id);
         Ok(command)
+    }
+
+    /// [`Self::oci`] for a run in the foreground. youki 0.7 blocks SIGCHLD only once its container runs, and waits forever for the
+    /// end of a payload that was quicker: env blocks it from the beginning.
+    fn started(&self) -> Command {
+        if self.name != "youki" {
+            return self.oci();
+        }
+        let mut command = Command::new("env");
+        command.arg("--block-signal=CHLD").arg(&self.path).arg("--root").arg(self.work.join("state"));
+        command
     }
 
     /// The runtime with a state folder of our own, so that nothing of ours shows among the user's containers.

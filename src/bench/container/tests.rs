@@ -91,5 +91,7 @@ fn containers_run_and_are_deleted() {
 #[test]
 fn remedies_fit_the_complaint() {
     assert!(remedy("docker", "x: Cannot connect to the Docker daemon at unix:///").contains("systemctl"));
+    let built_without = "v1 error: v1 cgroup feature is required, but was not enabled during compile time";
+    assert!(remedy("youki", built_without).contains("--features v1,v2"));
     assert!(remedy("podman", "something else").contains("podman run"));
 }
