@@ -74,9 +74,13 @@ impl Page {
             "<div class=\"scroll\"><table class=\"{class}\"><thead><tr>{heads}</tr></thead><tbody>"
         );
         for row in table.cells() {
-            let cells = row.iter().enumerate().map(|(column, cell)| match (column, is_figure(cell)) {
+            let cells = row.iter().enumerate().map(|(column, cell)| match (column, with_interval(cell)) {
                 (0, _) => format!("<th scope=\"row\">{}</th>", escaped(cell)),
-                (_, true) => format!("<td class=\"figure\">{}</td>", escaped(cell)),
+                // Below its figure, so that columns of them stay narrow.
+                (_, Some((figure, ends))) => {
+                    format!("<td class=\"figure\">{}<small>{}</small></td>", escaped(figure), escaped(ends))
+                }
+                _ if is_figure(cell) => format!("<td class=\"figure\">{}</td>", escaped(cell)),
                 _ => format!("<td>{}</td>", escaped(cell)),
             });
             let _ = writeln!(self.body, "<tr>{}</tr>", cells.collect::<String>());
@@ -152,6 +156,12 @@ fn is_figure(cell: &str) -> bool {
     cell.starts_with(|c: char| c.is_ascii_digit()) && cell.len() <= 10
 }
 
+/// A figure and its interval: `1.04 [1.01, 1.08]`.
+fn with_interval(cell: &str) -> Option<(&str, &str)> {
+    let (figure, ends) = cell.split_once(' ')?;
+    (is_figure(figure) && ends.starts_with('[') && ends.ends_with(']')).then_some((figure, ends))
+}
+
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -212,5 +222,15 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2);
         let error = page().write(Path::new("/proc/none")).unwrap_err();
         assert!(error.to_string().contains("/proc/none"), "{error}");
+    }
+
+    /// Proves that an interval comes below its figure, and that words in brackets don't.
+    #[test]
+    fn intervals_come_below_their_figures() {
+        assert_eq!(with_interval("1.04 [1.01, 1.08]"), Some(("1.04", "[1.01, 1.08]")));
+        assert_eq!(with_interval("1/220 [1/300, 1/90]"), Some(("1/220", "[1/300, 1/90]")));
+        for plain in ["1.04", "1.04 ms", "six [of them]", "1 [a] b"] {
+            assert_eq!(with_interval(plain), None, "{plain}");
+        }
     }
 }

@@ -70,6 +70,9 @@ fn add_group(page: &mut Page, results: &Results, group: &Group) {
     }
     add_loads(page, results, group);
     add_growths(page, results, group);
+    for text in text::failed(results, group.name) {
+        page.paragraph(&format!("Failed: {text}"));
+    }
     if !group.not_run.is_empty() {
         let mut table = Table::new("Not run", &["subject", "why", "what to do"]);
         for not_run in &group.not_run {
@@ -181,6 +184,9 @@ fn add_growths(page: &mut Page, results: &Results, group: &Group) {
         );
     }
     page.table(&table);
+    for table in text::sizes(results, group.name) {
+        page.table(&table);
+    }
 }
 
 fn method(page: &mut Page, results: &Results) {

@@ -88,6 +88,23 @@ impl Axis {
         }
     }
 
+    /// In words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "RAM",
+            Self::Cpus => "vCPUs",
+        }
+    }
+
+    /// A place on it, short enough for the head of a column: `128M`, `8G`, `4`.
+    pub fn place(self, place: f64) -> String {
+        match self {
+            Self::Memory if place < 1.0 => format!("{}M", (place * 1024.0).round()),
+            Self::Memory => format!("{}G", (place * 100.0).round() / 100.0),
+            Self::Cpus => format!("{place}"),
+        }
+    }
+
     /// What the slope is for.
     pub const fn unit(self) -> &'static str {
         match self {
@@ -174,6 +191,8 @@ mod tests {
         ] {
             assert!(wrong.parse::<Sweep>().unwrap_err().to_string().contains("is no sweep"), "{wrong}");
         }
+        let places = [0.125, 1.5, 8.0].map(|place| Axis::Memory.place(place));
+        assert_eq!((places, Axis::Cpus.place(4.0)), (["128M", "1.5G", "8G"].map(str::to_owned), "4".to_owned()));
         let shape = Shape { cpus: 1, memory: ByteSize::mib(128) };
         let shapes = sweep.shapes(shape);
         assert_eq!(shapes[3], (Axis::Memory, 1.0, Shape { cpus: 1, memory: ByteSize::gib(1) }));

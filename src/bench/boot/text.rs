@@ -12,6 +12,8 @@ use crate::bench::table::{self, Table, WIDTH, ratio, size, time, wrap};
 
 /// A part of a bar for each of [`Part::ALL`], in characters that a terminal without colours tells apart.
 const FILL: [char; 5] = ['█', '▓', '▒', '░', '·'];
+/// Sizes beside each other in a table.
+const SIZES: usize = 8;
 /// Columns of the longest bar.
 const BAR: usize = 44;
 
@@ -31,6 +33,8 @@ pub fn render(results: &Results) -> String {
         out.extend(memory(group).map(|table| table.render() + "\n"));
         out.extend(loads(results, group.name).map(|table| table.render() + "\n"));
         out.extend(growths(results, group.name).map(|table| table.render() + "\n"));
+        out.extend(sizes(results, group.name).iter().map(|table| table.render() + "\n"));
+        failed(results, group.name).iter().for_each(|text| paragraph(&mut out, "failed: ", text));
         out += &notes(group);
     }
     spread(results).into_iter().for_each(|text| paragraph(&mut out, "", &text));
@@ -296,18 +300,49 @@ pub(super) fn growths(results: &Results, group: &str) -> Option<Table> {
         table.row([growth.subject.clone(), slope, growth.axis.unit().to_owned(), zero, sizes, failed]);
     }
     table.note("a straight line through all samples by the median of their pairwise slopes (Theil, Sen)");
+    Some(table)
+}
+
+/// Medians by size, a table for each axis; long ones go on in another.
+pub(super) fn sizes(results: &Results, group: &str) -> Vec<Table> {
+    let mut tables = Vec::new();
     for axis in [Axis::Memory, Axis::Cpus] {
-        for growth in results.growths.iter().filter(|g| g.group == group && g.axis == axis) {
-            let points = growth.points.iter().map(|(x, sample)| format!("{x}: {}", ms(sample.median())));
-            table.note(format!(
-                "{}, median ms by {}: {}",
-                growth.subject,
-                axis.title(),
-                points.collect::<Vec<_>>().join(", ")
-            ));
+        let rows: Vec<_> = results.growths.iter().filter(|g| g.group == group && g.axis == axis).collect();
+        let mut places: Vec<f64> = rows.iter().flat_map(|growth| growth.points.iter().map(|point| point.0)).collect();
+        places.sort_by(f64::total_cmp);
+        places.dedup();
+        for places in places.chunks(SIZES) {
+            let heads: Vec<String> = places.iter().map(|place| axis.place(*place)).collect();
+            let heads: Vec<&str> = std::iter::once("ms").chain(heads.iter().map(String::as_str)).collect();
+            let mut table = Table::new(format!("Median of exec to the payload's line by {}", axis.name()), &heads);
+            for growth in &rows {
+                let at = |place: &f64| growth.points.iter().find(|point| point.0 == *place);
+                let medians = places.iter().map(|place| at(place).map_or("-".to_owned(), |point| ms(point.1.median())));
+                table.row(std::iter::once(growth.subject.clone()).chain(medians));
+            }
+            tables.push(table);
         }
     }
-    Some(table)
+    tables
+}
+
+/// Starts that failed several at once or at some size, with one reason for all of a kind.
+pub(super) fn failed(results: &Results, group: &str) -> Vec<String> {
+    let told = |what: String, failures: &[String]| {
+        let first = failures.first()?;
+        let more = if failures.len() > 1 {
+            format!(" ({} in all; the first: {first})", failures.len())
+        } else {
+            format!(" ({first})")
+        };
+        Some(what + &more)
+    };
+    let loads = results.loads.iter().filter(|load| load.group == group);
+    let loads = loads.filter_map(|load| told(format!("{}, {} at once", load.subject, load.at_once), &load.failures));
+    let growths = results.growths.iter().filter(|growth| growth.group == group);
+    loads
+        .chain(growths.filter_map(|growth| told(format!("{}, over sizes", growth.subject), &growth.failures)))
+        .collect()
 }
 
 /// Outliers, failures and what could not run.
