@@ -127,6 +127,11 @@ pub const PATCHES: &[Patch] = &patches![
     "0020-x86-change-page-attributes-in-runs.patch",
     "0021-x86-compact-image-no-gap-in-the-bss.patch",
     "0022-initramfs-take-pages-rather-than-copy-them.patch",
+    "0023-x86-pvh-look-for-xen-where-it-is-supported.patch",
+    "0024-x86-leave-the-ioapic-as-it-is-without-a-pic.patch",
+    "0025-mm-no-groups-by-mobility-without-compaction.patch",
+    "0026-x86-ask-for-scattered-features-once.patch",
+    "0027-mm-ask-once-for-a-section-of-boot-memory.patch",
 ];
 
 /// Counts changes of the build steps themselves (not of fragments or patches) that make another kernel.

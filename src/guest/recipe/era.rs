@@ -52,6 +52,7 @@ pub(super) const SINCE: [Since; 2] = [
             "0020-x86-change-page-attributes-in-runs.patch",
             "0021-x86-compact-image-no-gap-in-the-bss.patch",
             "0022-initramfs-take-pages-rather-than-copy-them.patch",
+            "0027-mm-ask-once-for-a-section-of-boot-memory.patch",
         ]
     ),
 ];
