@@ -160,9 +160,12 @@ fn remedy(name: &str, said: &str) -> String {
             "was not enabled during compile time",
             "Build it for control groups of both versions: cargo install youki --features v1,v2.",
         ),
+        ("RLIM_MEMLOCK", "It loads its filter of devices as BPF, in locked memory: run with CAP_SYS_RESOURCE."),
         (
             "cgroup",
-            "This host's control groups may be mixed (v1 and v2): boot with systemd.unified_cgroup_hierarchy=1.",
+            "This host's control groups may be mixed (v1 and v2): boot with systemd.unified_cgroup_hierarchy=1, or run all of this \
+             with v2 alone: unshare -m sh -c 'umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec \"$0\" \"$@\"' \
+             ringfence bench boot.",
         ),
         ("permission denied", "Run as root."),
         ("Operation not permitted", "Run as root, outside of another container."),

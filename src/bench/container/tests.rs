@@ -93,5 +93,7 @@ fn remedies_fit_the_complaint() {
     assert!(remedy("docker", "x: Cannot connect to the Docker daemon at unix:///").contains("systemctl"));
     let built_without = "v1 error: v1 cgroup feature is required, but was not enabled during compile time";
     assert!(remedy("youki", built_without).contains("--features v1,v2"));
+    assert!(remedy("crun", "cgroups in hybrid mode not supported").contains("mount -t cgroup2"));
+    assert!(remedy("crun", "setrlimit (RLIM_MEMLOCK): Operation not permitted").contains("CAP_SYS_RESOURCE"));
     assert!(remedy("podman", "something else").contains("podman run"));
 }
