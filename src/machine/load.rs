@@ -1,5 +1,7 @@
 //! Filling guest RAM: the kernel's segments, the initrd, the tables a kernel is handed.
 
+use std::path::{Path, PathBuf};
+
 use crate::boot::image::{self, Container, EntryPoint, Kernel};
 use crate::boot::initrd::{Initrd, InitrdError};
 use crate::boot::zero_page::ZeroPage;
@@ -20,6 +22,15 @@ pub enum LoadError {
     /// The initrd.
     #[error(transparent)]
     Initrd(#[from] InitrdError),
+    /// A file was shorter, or could not be read, when its bytes were taken than when it was looked at.
+    #[error("cannot read {path} whole; copy it again, and let nothing write to it meanwhile")]
+    File {
+        /// The kernel or the initrd.
+        path: PathBuf,
+        /// Which bytes.
+        #[source]
+        source: MemoryError,
+    },
     /// The ACPI tables.
     #[error(transparent)]
     Acpi(#[from] acpi::AcpiError),
@@ -29,6 +40,16 @@ pub enum LoadError {
     /// Guest RAM.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+}
+
+impl LoadError {
+    /// The same with the file's name, where its bytes are the reason.
+    fn of_file(path: &Path, error: MemoryError) -> Self {
+        match error {
+            MemoryError::Load { .. } => Self::File { path: path.to_owned(), source: error },
+            error => Self::Memory(error),
+        }
+    }
 }
 
 /// Where the guest starts, and what was found on the way.
@@ -56,7 +77,8 @@ pub(super) fn load(config: &MachineConfig, ram: &GuestRam) -> Result<Loaded, Loa
     options.cache = config.cache.clone();
     options.entry = entry;
     let kernel = Kernel::open(&config.kernel.path, &options)?;
-    let kernel_end = place_kernel(&kernel, ram, config.kernel.immutable)?;
+    let placed = place_kernel(&kernel, ram, config.kernel.immutable);
+    let kernel_end = placed.map_err(|error| LoadError::of_file(&config.kernel.path, error))?;
     let initrd = place_initrd(config, &kernel, ram, ranges[0].clone(), kernel_end)?;
     let rsdp = write_firmware_tables(config.cpus, ram)?;
     let line = cmdline::encode(&config.cmdline)?;
@@ -122,11 +144,11 @@ fn place_initrd(
     let limit = kernel.setup_header().map_or(0x7fff_ffff, |h| u64::from(h.initrd_addr_max));
     let start = initrd.place(&low, kernel_end, limit)?;
     if let Some((file, len)) = initrd.file() {
-        if config.initrd_immutable {
-            ram.map_file(start, file, 0, len)?;
-        } else {
-            ram.copy_file(start, file, 0, len)?;
-        }
+        let taken = match config.initrd_immutable {
+            true => ram.map_file(start, file, 0, len),
+            false => ram.copy_file(start, file, 0, len),
+        };
+        taken.map_err(|error| LoadError::of_file(config.initrd.as_deref().unwrap_or(Path::new("")), error))?;
     }
     let (offset, overlay) = initrd.overlay();
     if !overlay.is_empty() {
@@ -144,4 +166,24 @@ fn write_firmware_tables(cpus: u32, ram: &GuestRam) -> Result<u64, LoadError> {
     let tables = acpi::build(cpus, layout::ACPI_TABLES)?;
     ram.write(layout::ACPI_TABLES, &tables.bytes)?;
     Ok(tables.rsdp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that a file which gives fewer bytes than its length promises, as those of sysfs do, is named with the remedy, and
+    /// that nothing else about RAM is laid to the file.
+    #[test]
+    fn a_file_that_was_cut_is_named() {
+        let path = Path::new("/sys/devices/system/cpu/online");
+        let initrd = Initrd::open(Some(path), Vec::new()).unwrap();
+        let (file, len) = initrd.file().unwrap();
+        let ram = GuestRam::new(crate::units::ByteSize::mib(16), &memory::Backing::default()).unwrap();
+        let error = LoadError::of_file(path, ram.copy_file(0x10_0000, file, 0, len).unwrap_err());
+        let text = error.to_string();
+        assert!(text.contains("cpu/online") && text.contains("copy it again"), "{text}");
+        let outside = ram.write(1 << 40, &[0]).unwrap_err();
+        assert!(matches!(LoadError::of_file(path, outside), LoadError::Memory(_)));
+    }
 }
