@@ -19,6 +19,8 @@ const BAR: u32 = 46;
 const LEFT: i32 = 8;
 const FONT: &str = "sans-serif";
 const FONT_SIZE: u32 = 15;
+/// A logarithmic scale whose end is so many times its start has no room for every label.
+const WIDE: f64 = 5.0;
 /// Points of a curve, at most: finer than a screen shows.
 const POINTS: usize = 400;
 
@@ -47,7 +49,7 @@ pub struct Svg {
     stand_in: String,
 }
 
-/// A curve's name and its values.
+/// A curve's name and its values. One without any is not shown, and keeps its colour for other plots.
 #[derive(Clone, Copy, Debug)]
 pub struct Series<'a> {
     /// Shown in the legend.
@@ -179,9 +181,11 @@ fn over_times(
     if range.start <= 0.0 || range.start.is_nan() || range.end <= range.start {
         return Err(PlotError { name: name.to_owned(), reason: "there are no positive measurements".to_owned() });
     }
-    let above = legend_height(series.len());
+    let named: Vec<_> = (0..).zip(series).filter(|(_, s)| !s.values.is_empty()).map(|(i, s)| (i, s.name)).collect();
+    let above = legend_height(named.len());
+    let wide = range.end > WIDE * range.start;
     Svg::draw(name, HEIGHT + above, |area| {
-        draw_legend(area, series.iter().map(|s| s.name))?;
+        draw_legend(area, &named)?;
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_top(12 + above)
@@ -197,7 +201,7 @@ fn over_times(
             .axis_style(GRID)
             .label_style(font(INK))
             .x_desc(unit)
-            .x_label_formatter(&|x| short(*x))
+            .x_label_formatter(&|x| if wide { sparse(*x) } else { short(*x) })
             .y_labels(heights.labels)
             .y_label_formatter(&|y| (heights.label)(*y))
             .draw()
@@ -210,7 +214,7 @@ fn over_times(
     })
 }
 
-/// Lines through points, over linear scales from zero.
+/// Lines through points, over linear scales from zero. One without any is not shown, and keeps its colour for other plots.
 ///
 /// # Errors
 /// [`PlotError`] when there is nothing to draw.
@@ -220,9 +224,10 @@ pub fn lines(name: &str, x: &str, y: &str, series: &[(&str, Vec<(f64, f64)>)]) -
     if !(right > 0.0 && top > 0.0) {
         return Err(PlotError { name: name.to_owned(), reason: "there are no positive points".to_owned() });
     }
-    let above = legend_height(series.len());
+    let named: Vec<_> = (0..).zip(series).filter(|(_, s)| !s.1.is_empty()).map(|(i, s)| (i, s.0)).collect();
+    let above = legend_height(named.len());
     Svg::draw(name, HEIGHT + above, |area| {
-        draw_legend(area, series.iter().map(|s| s.0))?;
+        draw_legend(area, &named)?;
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_top(12 + above)
@@ -273,7 +278,7 @@ pub fn bars(name: &str, legend: &[&str], bars: &[Bar]) -> Result<Svg, PlotError>
         let block = |index: usize, from: (i32, i32), to: (i32, i32)| {
             area.draw(&Rectangle::new([from, to], colour(index).filled())).map_err(|e| e.to_string())
         };
-        draw_legend(area, legend.iter().copied())?;
+        draw_legend(area, &legend.iter().copied().enumerate().collect::<Vec<_>>())?;
         for (i, bar) in bars.iter().enumerate() {
             let y = legend_height as i32 + i as i32 * BAR as i32;
             text(&bar.name, (LEFT, y + 12))?;
@@ -296,13 +301,13 @@ fn legend_height(names: usize) -> u32 {
 }
 
 /// Draws names with their colours at the top, where no curve is.
-fn draw_legend<'n>(
+fn draw_legend(
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    names: impl Iterator<Item = &'n str>,
+    names: &[(usize, &str)],
 ) -> Result<(), String> {
-    for (i, name) in names.enumerate() {
+    for (i, &(index, name)) in names.iter().enumerate() {
         let (x, y) = (LEFT + (i % 3) as i32 * 208, 14 + (i / 3) as i32 * 24);
-        let block = Rectangle::new([(x, y - 6), (x + 12, y + 6)], colour(i).filled());
+        let block = Rectangle::new([(x, y - 6), (x + 12, y + 6)], colour(index).filled());
         area.draw(&block).map_err(|e| e.to_string())?;
         let style = font(INK).pos(Pos::new(HPos::Left, VPos::Center));
         area.draw(&Text::new(name.to_owned(), (x + 18, y), style)).map_err(|e| e.to_string())?;
@@ -367,6 +372,12 @@ fn short(value: f64) -> String {
         v if v >= 1e4 => format!("{} k", trim(v / 1e3)),
         v => trim(v),
     }
+}
+
+/// The same on a logarithmic scale, of ones, twos and fives only: others come too close to each other.
+fn sparse(value: f64) -> String {
+    let digit = value / 10f64.powf((value.log10() + 1e-9).floor());
+    if [1.0, 2.0, 5.0].iter().any(|shown| (digit - shown).abs() < 1e-6) { short(value) } else { String::new() }
 }
 
 fn trim(value: f64) -> String {
@@ -451,5 +462,18 @@ mod tests {
         }
         let svg = lines("growth", "vCPUs", "ms", &[("a", vec![(1.0, 2.0), (2.0, 3.0)])]).unwrap().for_file();
         assert!(svg.contains("vCPUs") && svg.contains("polyline"));
+    }
+
+    /// Proves that a subject has one colour in all plots, also where another is missing, and that labels keep their distance.
+    #[test]
+    fn colours_stay_with_their_subjects() {
+        let line = vec![(1.0, 1.0), (2.0, 3.0)];
+        let svg = lines("x", "x", "y", &[("gone", Vec::new()), ("there", line)]).unwrap().for_page();
+        assert!(svg.contains("there") && !svg.contains("gone"), "{svg}");
+        assert!(svg.contains("var(--series-1)") && !svg.contains("var(--series-0)"), "{svg}");
+        let series = [Series { name: "gone", values: &[] }, Series { name: "there", values: &[1.0, 90.0] }];
+        let svg = distributions("x", "ms", &series, None).unwrap().for_page();
+        assert!(!svg.contains("gone") && svg.contains("var(--series-1)"), "{svg}");
+        assert_eq!([1.0, 9.0, 10.0, 20.0, 0.5, 0.6].map(sparse), ["1", "", "10", "20", "0.5", ""]);
     }
 }

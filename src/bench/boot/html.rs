@@ -2,7 +2,7 @@
 
 use super::memory::Memory;
 use super::phases::Part;
-use super::results::{Group, Measure, Results};
+use super::results::{Group, Measure, Results, SubjectResult};
 use super::sweep::{Axis, Growth};
 use super::text::{self, Detail};
 use crate::bench::page::Page;
@@ -104,17 +104,23 @@ fn figure(page: &mut Page, name: &str, caption: &str, svg: Result<Svg, PlotError
 }
 
 fn distribution(group: &Group, measure: Measure) -> Result<Svg, PlotError> {
-    let named: Vec<(&str, Vec<f64>)> = group
-        .subjects
-        .iter()
-        .filter_map(|subject| {
-            let series = subject.series(measure)?;
-            Some((&*subject.name, series.us.values().iter().map(|us| us / 1e3).collect()))
-        })
-        .take(CURVES)
-        .collect();
+    let ms = |subject: &SubjectResult| -> Vec<f64> {
+        subject.series(measure).map(|series| series.us.values().iter().map(|us| us / 1e3).collect()).unwrap_or_default()
+    };
+    let named = curves(group, ms);
     let series: Vec<_> = named.iter().map(|(name, values)| Series { name, values }).collect();
     plot::distributions(&format!("{}-{}", group.name, measure.key()), "ms", &series, None)
+}
+
+/// What is to be drawn of each subject, at the subject's own place, so that it has one colour in all plots of a group; where there
+/// are more subjects than colours, of the first that have something to draw.
+fn curves<T>(group: &Group, of: impl Fn(&SubjectResult) -> Vec<T>) -> Vec<(&str, Vec<T>)> {
+    let mut curves: Vec<_> = group.subjects.iter().map(|subject| (&*subject.name, of(subject))).collect();
+    if curves.len() > CURVES {
+        curves.retain(|curve| !curve.1.is_empty());
+        curves.truncate(CURVES);
+    }
+    curves
 }
 
 fn phases(group: &Group) -> Result<Svg, PlotError> {
@@ -146,15 +152,12 @@ fn memory(group: &Group) -> Result<Svg, PlotError> {
 
 fn add_loads(page: &mut Page, results: &Results, group: &Group) {
     let Some(table) = text::loads(results, group.name) else { return };
-    let mut curves: Vec<(&str, Vec<(f64, f64)>)> = Vec::new();
-    for load in results.loads.iter().filter(|load| load.group == group.name && load.per_second.is_finite()) {
-        let point = (f64::from(load.at_once), load.per_second);
-        match curves.iter_mut().find(|curve| curve.0 == load.subject) {
-            Some(curve) => curve.1.push(point),
-            None => curves.push((&load.subject, vec![point])),
-        }
-    }
-    curves.truncate(CURVES);
+    let measured = |subject: &SubjectResult| {
+        let loads = results.loads.iter().filter(|l| l.group == group.name && l.subject == subject.name);
+        let points = loads.map(|load| (f64::from(load.at_once), load.per_second));
+        points.filter(|point| point.1.is_finite()).collect::<Vec<_>>()
+    };
+    let curves = curves(group, measured);
     let svg = plot::lines("at-once", "starts at once", "starts a second", &curves);
     figure(
         page,
@@ -168,12 +171,12 @@ fn add_loads(page: &mut Page, results: &Results, group: &Group) {
 fn add_growths(page: &mut Page, results: &Results, group: &Group) {
     let Some(table) = text::growths(results, group.name) else { return };
     for axis in [Axis::Memory, Axis::Cpus] {
-        let growths: Vec<&Growth> =
-            results.growths.iter().filter(|g| g.group == group.name && g.axis == axis).take(CURVES).collect();
-        let curves: Vec<(&str, Vec<(f64, f64)>)> = growths
-            .iter()
-            .map(|g| (&*g.subject, g.points.iter().map(|(x, sample)| (*x, sample.median() / 1e3)).collect()))
-            .collect();
+        let medians = |subject: &SubjectResult| {
+            let own = |g: &&Growth| g.group == group.name && g.axis == axis && g.subject == subject.name;
+            let points = results.growths.iter().filter(own).flat_map(|growth| &growth.points);
+            points.map(|(x, sample)| (*x, sample.median() / 1e3)).collect::<Vec<_>>()
+        };
+        let curves = curves(group, medians);
         let svg = plot::lines("growth", axis.title(), "ms", &curves);
         let (name, unit) = (if axis == Axis::Memory { "memory-size" } else { "cpus" }, axis.title());
         figure(
