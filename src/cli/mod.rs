@@ -27,6 +27,7 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::machine;
@@ -99,7 +100,21 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
             return Ok(Cli { command: Command::Run(Box::new(args)) });
         }
     }
-    Cli::try_parse_from(words)
+    Cli::try_parse_from(words).map_err(|error| tell_of_dashes(words, error))
+}
+
+/// Says where a command for the guest belongs, when one follows `run` with no `--` before it.
+fn tell_of_dashes(words: &[OsString], mut error: clap::Error) -> clap::Error {
+    let of_run =
+        error.kind() == clap::error::ErrorKind::UnknownArgument && words.get(1).is_some_and(|word| word == "run");
+    let tip = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if of_run && !word.starts_with('-') => {
+            format!("a command for the guest comes behind '--': ringfence run -- {word}")
+        }
+        _ => return error,
+    };
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    error
 }
 
 /// Writes to stdout; a reader that has seen enough (`| head`) is no failure of ours.
