@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
+use vm_memory::MmapRegion;
+
 /// Keeps the producer's and the consumer's counter in cache lines of their own.
 #[repr(align(64))]
 struct Line<T>(T);
@@ -11,7 +13,9 @@ struct Line<T>(T);
 /// One thread may push at a time and one may take at a time (the caller's locks see to that). Breaking the rule can lose
 /// or reorder bytes but touches no other memory: every cell is an atomic.
 pub(super) struct Ring {
-    cells: Box<[AtomicU8]>,
+    /// Pages of its own and not the heap's, which clears what it gives: most of them are never touched.
+    memory: MmapRegion,
+    capacity: usize,
     pushed: Line<AtomicUsize>,
     taken: Line<AtomicUsize>,
 }
@@ -20,12 +24,20 @@ impl Ring {
     /// An empty queue of `capacity` bytes, a power of two. Its memory is not touched before it is used.
     pub(super) fn new(capacity: usize) -> Self {
         assert!(capacity.is_power_of_two());
-        Self { cells: zeroed(capacity), pushed: Line(AtomicUsize::new(0)), taken: Line(AtomicUsize::new(0)) }
+        let memory = MmapRegion::new(capacity).expect("the host has address space for a few pages");
+        Self { memory, capacity, pushed: Line(AtomicUsize::new(0)), taken: Line(AtomicUsize::new(0)) }
+    }
+
+    #[allow(unsafe_code)]
+    fn cells(&self) -> &[AtomicU8] {
+        // SAFETY: the mapping has `capacity` bytes, all of them initialised to zero by the kernel, lives as long as `self`, and
+        // is reached through these atomics only.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.capacity) }
     }
 
     /// Bytes the queue can hold.
     pub(super) fn capacity(&self) -> usize {
-        self.cells.len()
+        self.capacity
     }
 
     /// Bytes held now.
@@ -42,10 +54,10 @@ impl Ring {
     pub(super) fn push(&self, byte: u8) -> Option<usize> {
         let pushed = self.pushed.0.load(Ordering::Relaxed);
         let held = pushed.wrapping_sub(self.taken.0.load(Ordering::Acquire));
-        if held >= self.cells.len() {
+        if held >= self.capacity {
             return None;
         }
-        self.cells[pushed & (self.cells.len() - 1)].store(byte, Ordering::Relaxed);
+        self.cells()[pushed & (self.capacity - 1)].store(byte, Ordering::Relaxed);
         self.pushed.0.store(pushed.wrapping_add(1), Ordering::SeqCst);
         Some(held + 1)
     }
@@ -54,12 +66,11 @@ impl Ring {
     pub(super) fn peek(&self, into: &mut [u8]) -> usize {
         let taken = self.taken.0.load(Ordering::Relaxed);
         let held = self.pushed.0.load(Ordering::Acquire).wrapping_sub(taken);
-        let start = taken & (self.cells.len() - 1);
+        let start = taken & (self.capacity - 1);
         let count = held.min(into.len());
-        let first = count.min(self.cells.len() - start);
-        for (to, from) in
-            into.iter_mut().zip(self.cells[start..start + first].iter().chain(&self.cells[..count - first]))
-        {
+        let cells = self.cells();
+        let first = count.min(self.capacity - start);
+        for (to, from) in into.iter_mut().zip(cells[start..start + first].iter().chain(&cells[..count - first])) {
             *to = from.load(Ordering::Relaxed);
         }
         count
@@ -70,14 +81,6 @@ impl Ring {
         let taken = self.taken.0.load(Ordering::Relaxed);
         self.taken.0.store(taken.wrapping_add(count), Ordering::SeqCst);
     }
-}
-
-/// Zeroed cells whose pages the allocator has not touched.
-#[allow(unsafe_code)]
-fn zeroed(capacity: usize) -> Box<[AtomicU8]> {
-    let bytes = Box::into_raw(vec![0u8; capacity].into_boxed_slice());
-    // SAFETY: AtomicU8 has the size, alignment and bit validity of u8, and the box is owned here alone.
-    unsafe { Box::from_raw(bytes as *mut [AtomicU8]) }
 }
 
 #[cfg(test)]
