@@ -11,7 +11,7 @@ use crate::cpu::{paging, regs};
 use crate::layout;
 use crate::memory::{self, GuestRam, MemoryError};
 
-use super::vm::Start;
+use super::vm::Entry;
 
 /// Why guest RAM could not be filled.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +54,7 @@ impl LoadError {
 
 /// Where the guest starts, and what was found on the way.
 pub(super) struct Loaded {
-    pub(super) start: Start,
+    pub(super) entry: Entry,
     /// End of the kernel's highest segment.
     pub(super) kernel_end: u64,
     /// What the kernel was recognised as.
@@ -62,6 +62,10 @@ pub(super) struct Loaded {
     pub(super) warnings: Vec<String>,
     pub(super) notes: Vec<String>,
 }
+
+/// A kernel of so many bytes will use the RAM it is given: huge pages are asked for before it is put there. A smaller guest may be
+/// gone before one would be cleared, and gets them if it stays.
+const WORTH_HUGE_PAGES: u64 = 2 << 20;
 
 /// Puts everything into RAM that the kernel needs at its entry.
 pub(super) fn load(config: &MachineConfig, ram: &GuestRam) -> Result<Loaded, LoadError> {
@@ -77,6 +81,9 @@ pub(super) fn load(config: &MachineConfig, ram: &GuestRam) -> Result<Loaded, Loa
     options.cache = config.cache.clone();
     options.entry = entry;
     let kernel = Kernel::open(&config.kernel.path, &options)?;
+    if kernel.segments().iter().map(|segment| segment.file_size).sum::<u64>() >= WORTH_HUGE_PAGES {
+        ram.prefer_huge_pages();
+    }
     let placed = place_kernel(&kernel, ram, config.kernel.immutable);
     let kernel_end = placed.map_err(|error| LoadError::of_file(&config.kernel.path, error))?;
     let initrd = place_initrd(config, &kernel, ram, ranges[0].clone(), kernel_end)?;
@@ -98,7 +105,7 @@ pub(super) fn load(config: &MachineConfig, ram: &GuestRam) -> Result<Loaded, Loa
     };
     ram.write(layout::BOOT_GDT, &regs::gdt(mode))?;
     Ok(Loaded {
-        start: Start { mode, entry: address },
+        entry: Entry { mode, address },
         kernel_end,
         format: kernel.format().to_string(),
         warnings: kernel.warnings().to_vec(),

@@ -44,6 +44,11 @@ impl Backing {
         self.pool_page.is_none() && self.node.is_none() && !self.lock && !self.prefault
     }
 
+    /// Whether huge pages are asked for only when it is known what RAM is for.
+    pub(super) fn waits_for_huge_pages(&self) -> bool {
+        self.pool_page.is_none() && !self.prefault && self.transparent == Advice::Prefer
+    }
+
     /// Size of the smallest page that RAM is made of.
     pub(super) fn page(&self) -> u64 {
         self.pool_page.unwrap_or(PAGE_SIZE)
@@ -56,9 +61,10 @@ impl Backing {
         }
         match self.transparent {
             _ if self.pool_page.is_some() => {}
-            // Without prefaulting this waits until the tables are written: a page that only holds those stays small.
             Advice::Prefer if self.prefault => advise(mapping, libc::MADV_HUGEPAGE),
-            Advice::Avoid => advise(mapping, libc::MADV_NOHUGEPAGE),
+            // Without prefaulting that waits. Pages that only hold a few tables stay small, also where the host gives huge ones
+            // unasked: clearing 2 MiB takes longer than all that is written into them.
+            Advice::Prefer | Advice::Avoid => advise(mapping, libc::MADV_NOHUGEPAGE),
             _ => {}
         }
         if self.never_merge {
