@@ -27,7 +27,6 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context;
-use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::machine;
@@ -64,7 +63,9 @@ const EXIT_FAILED: i32 = 125;
 pub fn main() -> i32 {
     let start = machine::now_ns();
     process::prepare();
-    let cli = match parse(&std::env::args_os().collect::<Vec<_>>()) {
+    let words: Vec<_> = std::env::args_os().collect();
+    let ahead = run::head_start(&words);
+    let cli = match parse(&words) {
         Ok(cli) => cli,
         Err(error) => {
             // Printing fails only when nobody reads it.
@@ -73,7 +74,7 @@ pub fn main() -> i32 {
         }
     };
     let result = match cli.command {
-        Command::Run(args) => run::run(&args, start),
+        Command::Run(args) => run::run(&args, start, ahead),
         Command::Ps(args) => ps::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Check(args) => check::run(&args),
@@ -100,21 +101,7 @@ fn parse(words: &[OsString]) -> Result<Cli, clap::Error> {
             return Ok(Cli { command: Command::Run(Box::new(args)) });
         }
     }
-    Cli::try_parse_from(words).map_err(|error| tell_of_dashes(words, error))
-}
-
-/// Says where a command for the guest belongs, when one follows `run` with no `--` before it.
-fn tell_of_dashes(words: &[OsString], mut error: clap::Error) -> clap::Error {
-    let of_run =
-        error.kind() == clap::error::ErrorKind::UnknownArgument && words.get(1).is_some_and(|word| word == "run");
-    let tip = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(word)) if of_run && !word.starts_with('-') => {
-            format!("a command for the guest comes behind '--': ringfence run -- {word}")
-        }
-        _ => return error,
-    };
-    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
-    error
+    Cli::try_parse_from(words)
 }
 
 /// Writes to stdout; a reader that has seen enough (`| head`) is no failure of ours.

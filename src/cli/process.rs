@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::os::fd::IntoRawFd;
 
-/// Bytes from which on a buffer is mapped: the console's ring is one.
+/// Bytes from which on a buffer is mapped where the heap would have to grow for it.
 const LARGE_BUFFER: libc::c_int = 32 * 1024;
 
 /// Prepares the process. To be called first, with one thread.

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use kvm_ioctls::Kvm;
-
 use super::attach::{Devices, attach};
 use super::events::{self, RunOptions};
+use super::first::{Begun, HeadStart, Start};
 use super::late_ram::{self, LateRam};
 use super::listing;
 use super::load::{self, LoadError, Loaded};
@@ -18,14 +17,13 @@ use super::refusal::{self, Refusals};
 use super::report::{ExitCounts, Phase, Report, Timeline};
 use super::reserve::{self, ReserveError};
 use super::signals::{self, Signals};
-use super::threads::{Confines, Made, Threads};
-use super::trim;
+use super::threads::{Made, Threads};
 use super::vcpu::Shared;
 use super::vm::{KvmTime, Vm, VmError};
 use super::wake::Wake;
 use crate::bus::BusError;
 use crate::config::{Granted, Halt, IrqChip, MachineConfig};
-use crate::console::{self, Console, ConsoleError};
+use crate::console::{Console, ConsoleError};
 use crate::devices::Milestone;
 use crate::host::{Flavour, Root};
 use crate::memory::{Backing, GuestRam, MemoryError, Region};
@@ -127,46 +125,47 @@ fn host(attempted: &'static str) -> impl FnOnce(std::io::Error) -> MachineError 
 impl Machine {
     /// Makes the machine. The guest does not run yet. `taken` is told how much RAM is there, while it is taken.
     ///
-    /// 1. Signals are blocked, so that every later thread inherits it and they arrive as events.
-    /// 2. The host's CPUs are taken, where any were asked for. RAM is mapped; nothing is touched. What was asked for it is
-    ///    said to the kernel, after a look at whether it can be had.
-    /// 3. What all threads' confinement has in common is done. The first vCPU's thread starts: it makes the machine in KVM, its
-    ///    interrupt controllers and its own vCPU. It mostly waits; meanwhile
+    /// 1. The host's CPUs are taken, where any were asked for.
+    /// 2. Signals are blocked, so that every later thread inherits it and they arrive as events; what all threads' confinement has
+    ///    in common is done; the first vCPU's thread starts and makes the machine in KVM. Where a head start fits the machine, all
+    ///    of that is done already.
+    /// 3. RAM is mapped; nothing is touched. What was asked for it is said to the kernel, after a look at whether it can be had.
+    ///    The first vCPU's thread gets its orders: it makes interrupt controllers and its own vCPU. It mostly waits; meanwhile
     /// 4. RAM that is to be there from the start is taken; kernel, initrd and tables are put into it on this thread; RAM that
     ///    was asked for in a special way is read back from the kernel.
     /// 5. The machine is put on the list of those that run, while KVM still works on it; the console's thread starts and confines
     ///    itself.
-    /// 6. The first vCPU's thread gives its vCPU what firmware would, puts it at the kernel's entry and confines itself;
+    /// 6. The first vCPU's thread gives its vCPU what firmware would, tells KVM of the RAM (before the interrupt controllers it
+    ///    would take longer; what takes long at all follows in `run`), puts the vCPU at the kernel's entry and confines itself;
     ///    meanwhile
     /// 7. this thread confines itself for good, unless it still has other vCPUs' threads to start or CPUs to share out: whatever
-    ///    the caller needs after the machine must be open now. The other vCPUs' threads start and confine themselves, KVM is
-    ///    told of the RAM (before the interrupt controllers it would take longer; what takes long at all follows in `run`), and
-    ///    devices are put on the buses.
+    ///    the caller needs after the machine must be open now. The other vCPUs' threads start and confine themselves, and devices
+    ///    are put on the buses.
     pub fn build(
         config: &MachineConfig,
-        kvm: Kvm,
+        ahead: HeadStart,
         flavour: Flavour,
         console: Console,
         timeline: Arc<Timeline>,
         taken: &mut dyn FnMut(ByteSize),
     ) -> Result<Self, MachineError> {
-        let signals = Signals::new().map_err(host("take signals as events"))?;
         signals::install_kick().map_err(host("install the signal that stops vCPUs"))?;
         let (allocation, backing) = grant(config)?;
+        let Begun { signals, sandbox, first } = ahead.fit(Layers::from(config.sandbox), allocation.as_ref())?;
         let ram = Arc::new(GuestRam::new(config.memory, &backing)?);
         let power = Arc::new(Power::new().map_err(host("make an event descriptor"))?);
         let request =
             MachineRequest { cpus: config.cpus, irqchip: config.irqchip, flavour, halt: config.placement.halt };
-        let sandbox = Arc::new(Sandbox::prepare(Layers::from(config.sandbox), console::give_back)?);
-        let confines = Confines { sandbox: sandbox.clone(), allocation: allocation.clone() };
-        let mut threads = Threads::start(kvm, request, power.clone(), confines, timeline.clone())?;
+        let mut threads = Threads::new(first, request, power.clone(), sandbox.clone(), timeline.clone());
         reserve::prefault(&ram, &signals, allocation.as_deref().map(Allocation::granted), taken)?;
-        let Loaded { start, kernel_end, format, mut warnings, notes } = load::load(config, &ram)?;
+        let Loaded { entry, kernel_end, format, mut warnings, notes } = load::load(config, &ram)?;
         reserve::verify(&ram)?;
         warnings.extend(placement_warnings(config, allocation.as_deref(), flavour));
         timeline.reach(Phase::Loaded);
         sandbox.complete(&console.folders())?;
-        threads.enter_at(start);
+        let (early, late) = late_ram::slots(&ram, flavour, &config.ram_policy, kernel_end);
+        let late = (early.len(), late);
+        threads.start(Start { entry, ram: early });
         let asked = listing::asked(config, allocation.as_deref(), &ram, &sandbox);
         let registration = listing::register(config, asked, &ram, &mut warnings)?;
         let writer = start_writer(&console, &sandbox)?;
@@ -175,13 +174,10 @@ impl Machine {
         if confined {
             sandbox.confine(ThreadKind::Main, "main")?;
         }
-        let (early, late) = late_ram::slots(&ram, flavour, &config.ram_policy, kernel_end);
         let Made { vm, write_ring, .. } = threads.made(config.cpus)?;
-        vm.map(0, &early)?;
-        timeline.reach(Phase::MemoryMapped);
         let (devices, buses) = attach(&vm, &power, &console, input_wanted)?;
         let posted = Posted::new(vm.fd.clone(), write_ring);
-        let late_ram = LateRam::new(ram.clone(), !late.is_empty());
+        let late_ram = LateRam::new(ram.clone(), !late.1.is_empty());
         let shared = Arc::new(Shared { buses, posted, power, ram, late_ram, flavour });
         // Where nothing is written there is no thread, and nothing comes.
         writer.recv().unwrap_or(Ok(()))?;
@@ -196,7 +192,7 @@ impl Machine {
             sandbox,
             timeline,
             vm,
-            late: (early.len(), late),
+            late,
             confined,
             format,
             warnings,
@@ -245,9 +241,9 @@ impl Machine {
     /// 1. Every thread is put on the host's CPUs it was given, where any were. The terminal becomes the guest's, and this
     ///    thread confines itself for good if it has not yet: whatever the caller needs after the machine must be open now.
     /// 2. The vCPUs are let into the guest. KVM is told of late RAM.
-    /// 3. Memory that only the start needed is given back, and the host is asked for huge pages: before, the few pages of the
-    ///    tables would each have taken a huge one. Core dumps will not hold RAM.
-    /// 4. This thread serves console, signals and the time limit until someone turns the power off.
+    /// 3. Core dumps will not hold RAM.
+    /// 4. This thread serves console, signals and the time limit until someone turns the power off. When the guest has run for a
+    ///    moment, memory that only the start needed is given back, and the host is asked for huge pages.
     /// 5. vCPU threads are kicked out of the guest and joined; writes that KVM still holds are served; the console is flushed
     ///    and given back.
     pub fn run(
@@ -268,8 +264,6 @@ impl Machine {
         drop(self.sandbox);
         self.threads.go(&self.shared);
         let told = tell_late(&self.vm, &self.late, &self.shared);
-        trim::drop_start_pages();
-        self.shared.ram.prefer_huge_pages();
         self.shared.ram.keep_out_of_dumps();
         let served = told.and_then(|()| {
             events::serve(&mut self.console, &self.devices, &self.shared, &self.signals, options, notice)
@@ -282,6 +276,9 @@ impl Machine {
         events::flush(&self.console, &self.signals, drain_limit(&outcome));
         served?;
         let report = report(&self.timeline, &self.devices, stopped?, self.shared.posted.served(), &self.vm.time);
+        if options.leave_to_exit {
+            std::mem::forget(self.shared);
+        }
         Ok((outcome, report))
     }
 }

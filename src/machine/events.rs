@@ -11,6 +11,7 @@ use super::outcome::Outcome;
 use super::posted::Gathering;
 use super::power::Power;
 use super::signals::Signals;
+use super::trim;
 use super::vcpu::Shared;
 use crate::console::{Console, Request};
 use crate::devices::Milestone;
@@ -23,7 +24,14 @@ pub struct RunOptions {
     /// Keep the input until the guest's init has rung the boot timer for its payload. Before that the kernel has the serial
     /// line open in its own way: it would echo what comes, and cook it.
     pub hold_input: bool,
+    /// The process ends right after the machine: what holds memory and KVM's descriptors is left to that. KVM takes a machine
+    /// down faster once the memory it mapped is gone: else it waits for grace periods to give back its own slots first.
+    pub leave_to_exit: bool,
 }
+
+/// When what only the start needed is given back, and huge pages are asked for at the latest: a guest that is gone by then does not
+/// wait for it.
+const TRIM_AFTER: Duration = Duration::from_millis(20);
 
 /// Serves the machine until it has ended.
 pub(super) fn serve(
@@ -35,6 +43,7 @@ pub(super) fn serve(
     notice: &mut dyn FnMut(&str),
 ) -> Result<(), MachineError> {
     let deadline = options.timeout.and_then(|t| Instant::now().checked_add(t));
+    let mut trim_at = Some(Instant::now() + TRIM_AFTER);
     let mut carrier = true;
     let mut held = options.hold_input;
     let mut gathering = Gathering::new(devices.flow.clone());
@@ -43,7 +52,8 @@ pub(super) fn serve(
     loop {
         console.take_notices().iter().for_each(|line| notice(line));
         let now = Instant::now();
-        let sleep = [deadline.map(|d| d.saturating_duration_since(now)), gathering.look_again(now)];
+        let until = |at: Option<Instant>| at.map(|at| at.saturating_duration_since(now));
+        let sleep = [until(deadline), until(trim_at), gathering.look_again(now)];
         wait(console, devices, power, signals, sleep.into_iter().flatten().min())?;
         if power.outcome().is_some() {
             return Ok(());
@@ -51,6 +61,10 @@ pub(super) fn serve(
         if deadline.is_some_and(|d| Instant::now() >= d) {
             power.end(Outcome::TimedOut);
             return Ok(());
+        }
+        if trim_at.take_if(|at| Instant::now() >= *at).is_some() {
+            trim::drop_start_pages();
+            shared.ram.prefer_huge_pages();
         }
         while let Some(signal) = signals.next() {
             on_signal(signal, console, devices, power)?;

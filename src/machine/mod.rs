@@ -9,6 +9,7 @@ mod diagnose;
 mod events;
 #[allow(unsafe_code)]
 mod exit;
+mod first;
 mod interrupts;
 mod late_ram;
 mod listing;
@@ -34,6 +35,7 @@ mod write_ring;
 pub use build::{Machine, MachineError, MachineRequest};
 pub use diagnose::Diagnosis;
 pub use events::RunOptions;
+pub use first::HeadStart;
 pub use outcome::Outcome;
 pub use refusal::{Place, Refusal, Refusals};
 pub use report::{ExitCounts, Phase, Report, Timeline, covered, now_ns};

@@ -1,55 +1,54 @@
 //! The vCPUs' threads, from their start to their end.
 //!
-//! The first one makes the machine in KVM, where most of the time goes into waiting, while the calling thread fills guest
-//! RAM. Each then waits at a gate until the machine is complete.
+//! The first one makes the machine in KVM ([`super::first`]), where most of the time goes into waiting, while the calling thread
+//! fills guest RAM. Each then waits at a gate until the machine is complete.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use kvm_ioctls::{Kvm, VcpuFd};
+use kvm_ioctls::VcpuFd;
 
 use super::build::MachineError;
+use super::first::{FirstThread, Orders, Start};
 use super::outcome::Outcome;
 use super::power::Power;
-use super::report::{ExitCounts, Phase, Timeline};
+use super::report::{ExitCounts, Timeline};
 use super::vcpu::{self, Shared};
-use super::vm::{self, Start, Vm};
+use super::vm::{self, Vm};
 use super::write_ring::WriteRing;
 use super::{MachineRequest, signals};
 use crate::cpu::cpuid::Template;
 use crate::placement::{self, Allocation};
 use crate::sandbox::{Sandbox, ThreadKind};
 
+/// A vCPU thread's stack: room for a message that decodes an instruction, in a debug build too. The usual 2 MiB would be
+/// one transparent huge page where the host gives those unasked, which takes longer to clear than the rest of the thread's start.
+pub(super) const STACK: usize = 256 * 1024;
+
 /// What a vCPU thread comes back with: `None` when its gate was never opened.
-type Ended = Result<Option<ExitCounts>, MachineError>;
+pub(super) type Ended = Result<Option<ExitCounts>, MachineError>;
 
 /// What a vCPU is given at the gate.
 #[derive(Clone)]
-struct Go {
-    shared: Arc<Shared>,
+pub(super) struct Go {
+    pub(super) shared: Arc<Shared>,
 }
 
 /// A machine in KVM, and what its vCPUs' CPUID is made of.
 #[derive(Clone)]
 pub(super) struct Made {
     pub(super) vm: Vm,
-    template: Arc<Template>,
+    pub(super) template: Arc<Template>,
     pub(super) write_ring: Option<Arc<WriteRing>>,
-}
-
-/// What bounds the threads: what they may call, and where they may run.
-pub(super) struct Confines {
-    pub(super) sandbox: Arc<Sandbox>,
-    pub(super) allocation: Option<Arc<Allocation>>,
 }
 
 /// The vCPUs' threads.
 pub(super) struct Threads {
     handles: Vec<JoinHandle<Ended>>,
     gates: Vec<Sender<Go>>,
-    /// To the first vCPU: where the kernel is entered.
-    entry: Option<Sender<Start>>,
+    /// To the first vCPU: how the guest starts.
+    start: Option<Sender<Start>>,
     made: Receiver<Made>,
     ready: Receiver<()>,
     ready_in: Sender<()>,
@@ -60,58 +59,42 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    /// Starts the first vCPU's thread, which makes the machine.
-    pub(super) fn start(
-        kvm: Kvm,
+    /// Gives the first vCPU's thread its orders.
+    pub(super) fn new(
+        first: FirstThread,
         request: MachineRequest,
         power: Arc<Power>,
-        confines: Confines,
+        sandbox: Arc<Sandbox>,
         timeline: Arc<Timeline>,
-    ) -> Result<Self, MachineError> {
-        let Confines { sandbox, allocation } = confines;
+    ) -> Self {
+        let FirstThread { handle, orders, allocation } = first;
         let (made_in, made) = channel();
         let (ready_in, ready) = channel();
-        let (entry_in, entry) = channel();
-        let mut threads = Self {
-            handles: Vec::new(),
-            gates: Vec::new(),
-            entry: Some(entry_in),
+        let (start_in, start) = channel();
+        let (gate_in, gate) = channel();
+        let given =
+            Orders { request, power: power.clone(), sandbox: sandbox.clone(), timeline, made: made_in, start, gate };
+        // It waits for them, whatever came of its work so far.
+        let _ = orders.send(given);
+        Self {
+            handles: vec![handle],
+            gates: vec![gate_in],
+            start: Some(start_in),
             made,
             ready,
             ready_in,
             power,
-            sandbox: Some(sandbox.clone()),
-            allocation: allocation.clone(),
-        };
-        threads.spawn(0, move |gate| {
-            placement::apply(allocation.as_deref(), 0)?;
-            let vm = Vm::create(&kvm, &request)?;
-            let mut vcpu = vm.create_vcpu(0)?;
-            if allocation.is_some() {
-                vm.start_kvms_threads(&mut vcpu)?;
-            }
-            let template = Arc::new(vm.cpuid(&kvm, &vcpu, request.flavour, request.cpus)?);
-            let write_ring = vm.write_ring(&vcpu);
-            timeline.reach(Phase::VmCreated);
-            // Nobody listens any more when the kernel could not be loaded, and then the gate stays shut, too.
-            let _ = made_in.send(Made { vm: vm.clone(), template: template.clone(), write_ring });
-            vm::prepare(&vcpu, 0, &template, &vm.time)?;
-            let Ok(start) = entry.recv() else { return Ok(None) };
-            vm::enter_kernel(&vcpu, start, &vm.time)?;
-            confine(Some(sandbox), 0)?;
-            let Ok(go) = gate.recv() else { return Ok(None) };
-            timeline.reach(Phase::FirstRun);
-            Ok(Some(vcpu::run(vcpu, 0, &go.shared)))
-        })?;
-        Ok(threads)
+            sandbox: Some(sandbox),
+            allocation,
+        }
     }
 
-    /// Tells the first vCPU where the kernel is entered. Its thread confines itself then, beside what is left to be done here;
-    /// the sandbox must be complete.
-    pub(super) fn enter_at(&mut self, start: Start) {
-        if let Some(entry) = self.entry.take() {
+    /// Tells the first vCPU how the guest starts. Its thread tells KVM of the RAM and confines itself then, beside what is left to
+    /// be done here; the sandbox must be complete.
+    pub(super) fn start(&mut self, how: Start) {
+        if let Some(start) = self.start.take() {
             // A thread that is gone has failed, and its error is told when it is joined.
-            let _ = entry.send(start);
+            let _ = start.send(how);
         }
     }
 
@@ -157,7 +140,7 @@ impl Threads {
         let (gate, wait) = channel();
         let power = self.power.clone();
         let body = move || body(wait).inspect_err(|_| power.end(Outcome::Quit));
-        let thread = thread::Builder::new().name(format!("vcpu{id}")).spawn(body);
+        let thread = thread::Builder::new().name(format!("vcpu{id}")).stack_size(STACK).spawn(body);
         let failed = |source| MachineError::Host { attempted: "start a vCPU's thread", source };
         self.handles.push(thread.map_err(failed)?);
         self.gates.push(gate);
@@ -182,7 +165,7 @@ impl Threads {
 
     /// Nobody waits at a gate any longer.
     fn close(&mut self) {
-        self.entry = None;
+        self.start = None;
         self.gates.clear();
     }
 
@@ -201,7 +184,7 @@ impl Threads {
 }
 
 /// Confines a vCPU's thread. It gives up its share of the sandbox first, whose descriptors it needs no more.
-fn confine(sandbox: Option<Arc<Sandbox>>, id: u32) -> Result<(), MachineError> {
+pub(super) fn confine(sandbox: Option<Arc<Sandbox>>, id: u32) -> Result<(), MachineError> {
     sandbox.map_or(Ok(()), |sandbox| Ok(sandbox.confine(ThreadKind::Vcpu, &format!("vcpu{id}"))?))
 }
 

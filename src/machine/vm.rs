@@ -77,10 +77,13 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// Makes the machine and its interrupt controllers.
-    pub(super) fn create(kvm: &Kvm, request: &MachineRequest) -> Result<Self, VmError> {
-        let time = Arc::new(KvmTime::default());
-        let fd = time.ioctl("KVM_CREATE_VM (make a virtual machine)", || kvm.create_vm())?;
+    /// Makes a machine of which nothing is known yet.
+    pub(super) fn begin(kvm: &Kvm, time: &KvmTime) -> Result<VmFd, VmError> {
+        time.ioctl("KVM_CREATE_VM (make a virtual machine)", || kvm.create_vm())
+    }
+
+    /// Makes its interrupt controllers, and sets what must be set before there are vCPUs.
+    pub(super) fn complete(fd: VmFd, time: Arc<KvmTime>, request: &MachineRequest) -> Result<Self, VmError> {
         let irqchip = create_irqchip(&fd, &time, request.irqchip, request.flavour)?;
         set_halt(&fd, &time, request.halt)?;
         if request.cpus > MAX_XAPIC_IDS {
@@ -197,9 +200,9 @@ fn create_irqchip(fd: &VmFd, time: &KvmTime, wanted: IrqChip, flavour: Flavour) 
 
 /// Where and in what mode the first vCPU starts. The others start when the guest sends them INIT and SIPI.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Start {
+pub(super) struct Entry {
     pub(super) mode: cpu::regs::Mode,
-    pub(super) entry: u64,
+    pub(super) address: u64,
 }
 
 /// Gives vCPU `id` what firmware would: CPUID, MSRs, the local APIC's interrupt inputs.
@@ -215,9 +218,9 @@ pub(super) fn prepare(vcpu: &VcpuFd, id: u32, template: &Template, time: &KvmTim
 }
 
 /// Puts the first vCPU at the kernel's entry.
-pub(super) fn enter_kernel(vcpu: &VcpuFd, start: Start, time: &KvmTime) -> Result<(), VmError> {
+pub(super) fn enter_kernel(vcpu: &VcpuFd, entry: Entry, time: &KvmTime) -> Result<(), VmError> {
     let mut sregs = time.ioctl("KVM_GET_SREGS", || vcpu.get_sregs())?;
-    cpu::regs::system(start.mode, &mut sregs);
+    cpu::regs::system(entry.mode, &mut sregs);
     time.ioctl("KVM_SET_SREGS", || vcpu.set_sregs(&sregs))?;
-    time.ioctl("KVM_SET_REGS", || vcpu.set_regs(&cpu::regs::general(start.mode, start.entry)))
+    time.ioctl("KVM_SET_REGS", || vcpu.set_regs(&cpu::regs::general(entry.mode, entry.address)))
 }

@@ -13,6 +13,7 @@ mod choice;
 mod error;
 mod kernel_threads;
 mod locks;
+mod one_cpu;
 mod realtime;
 #[allow(unsafe_code)]
 mod scheduler;
@@ -22,3 +23,4 @@ pub use allocation::{Allocation, apply};
 pub use choice::{Choice, Shortage, choose};
 pub use error::AllocationError;
 pub use locks::{Holder, LockError, holders};
+pub use one_cpu::{SteppedBack, step_back};

@@ -93,8 +93,8 @@ pub struct Sandbox {
     layers: Layers,
     process: u32,
     rulesets: OnceLock<Rulesets>,
-    /// In the order of [`ThreadKind::ALL`].
-    filters: OnceLock<[Vec<libc::sock_filter>; ThreadKind::ALL.len()]>,
+    /// In the order of [`ThreadKind::ALL`]; each made by the first thread of its kind, so that they are made side by side.
+    filters: [OnceLock<Vec<libc::sock_filter>>; ThreadKind::ALL.len()],
 }
 
 impl Sandbox {
@@ -113,14 +113,15 @@ impl Sandbox {
         if layers.seccomp {
             violation::install(clean_up).map_err(step("handle SIGSYS", "main"))?;
         }
-        Ok(Self { layers, process: std::process::id(), rulesets: OnceLock::new(), filters: OnceLock::new() })
+        Ok(Self { layers, process: std::process::id(), rulesets: OnceLock::new(), filters: Default::default() })
     }
 
     /// Makes the rules for paths, before the first thread is confined. `removable`: folders below which the main thread may
     /// still remove files, for the names that go with the machine.
     ///
     /// Core dumps are ruled out here as well: one would hold the guest's memory. The calling thread's bounding set is emptied,
-    /// and so is that of the threads it starts from now on.
+    /// and so is that of the threads it starts from now on: not earlier, because each step leaves credentials to be freed after an
+    /// RCU grace period, and KVM making a machine would wait for that one before its own.
     ///
     /// # Errors
     /// [`SandboxError`].
@@ -136,15 +137,12 @@ impl Sandbox {
             // Whoever completes twice keeps the first rules.
             let _ = self.rulesets.set(Rulesets::new(removable)?);
         }
-        if self.layers.seccomp {
-            self.filters();
-        }
         Ok(())
     }
 
-    /// The filters of system calls, made once.
-    fn filters(&self) -> &[Vec<libc::sock_filter>; ThreadKind::ALL.len()] {
-        self.filters.get_or_init(|| ThreadKind::ALL.map(|kind| filter::compile(&rules(kind), self.process)))
+    /// The filter of system calls of threads of this kind, made once.
+    fn filter(&self, kind: ThreadKind) -> &[libc::sock_filter] {
+        self.filters[kind as usize].get_or_init(|| filter::compile(&rules(kind), self.process))
     }
 
     /// What landlock does for this process, once [`Self::complete`] has been called with that layer.
@@ -171,8 +169,7 @@ impl Sandbox {
         }
         if self.layers.seccomp {
             violation::name_thread(name);
-            filter::install(&self.filters()[kind as usize])
-                .map_err(step("install the filter of system calls", name))?;
+            filter::install(self.filter(kind)).map_err(step("install the filter of system calls", name))?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use ringfence::config::{
 use ringfence::console::Console;
 use ringfence::host::process::Process;
 use ringfence::host::{self, Root};
-use ringfence::machine::{Machine, Outcome, RunOptions, Timeline};
+use ringfence::machine::{HeadStart, Machine, Outcome, RunOptions, Timeline};
 use ringfence::units::ByteSize;
 use tempfile::TempDir;
 
@@ -109,7 +109,7 @@ fn machine_after_machine() {
     let kernel = format!("/proc/self/fd/{}", file.as_raw_fd());
     let mut warm = None;
     for number in 1..=MACHINES {
-        run_one(&kernel, folder.path());
+        run_one(&kernel, folder.path(), host::kvm::open().expect("it was there before").into());
         if number == WARM || number == MACHINES {
             // A thread that was joined is shown until the kernel has buried it.
             std::thread::sleep(Duration::from_millis(50));
@@ -125,7 +125,28 @@ fn machine_after_machine() {
     assert!(files(&folder.path().join("cache")).is_empty());
 }
 
-fn run_one(kernel: &str, folder: &Path) {
+/// Proves that a machine which a head start does not fit is made anew, as it was asked for.
+#[test]
+fn a_head_start_that_does_not_fit() {
+    if !kvm_works() {
+        return;
+    }
+    let folder = TempDir::new().expect("a folder");
+    let kernel = folder.path().join("guest");
+    fs::write(&kernel, guest().elf()).expect("a folder takes it");
+    let path = kernel.display().to_string();
+    // In a thread of its own, which begins as for a confined machine; the one that is wanted is not confined.
+    std::thread::spawn(move || {
+        let ahead = HeadStart::begin(host::kvm::open().expect("it was there before")).expect("the host has a thread");
+        run_one(&path, folder.path(), ahead);
+        // Nothing keeps this thread from opening files afterwards.
+        fs::read(&path).expect("it is not confined");
+    })
+    .join()
+    .expect("the machine ran");
+}
+
+fn run_one(kernel: &str, folder: &Path, ahead: HeadStart) {
     let config = MachineConfig {
         cpus: 2,
         memory: ByteSize::mib(16),
@@ -149,8 +170,7 @@ fn run_one(kernel: &str, folder: &Path) {
         }),
     };
     let console = Console::open(&ConsoleSpec::None).expect("it needs nothing");
-    let kvm = host::kvm::open().expect("it was there before");
-    let machine = Machine::build(&config, kvm, host::flavour(), console, Arc::new(Timeline::default()), &mut |_| {});
+    let machine = Machine::build(&config, ahead, host::flavour(), console, Arc::new(Timeline::default()), &mut |_| {});
     let machine = machine.unwrap_or_else(|error| panic!("{error}"));
     assert!(machine.name().is_some_and(|name| name.starts_with("vm-")));
     let options = RunOptions { timeout: Some(Duration::from_secs(20)), ..RunOptions::default() };

@@ -19,7 +19,7 @@ use crate::config::{BootEntry, ConfigError, ConsoleSpec, IrqChip, MachineConfig,
 use crate::console::{Console, Output};
 use crate::guest::recipe;
 use crate::host::{self, Flavour};
-use crate::machine::{Machine, MachineError, Outcome, Phase, Report, RunOptions, Timeline};
+use crate::machine::{HeadStart, Machine, MachineError, Outcome, Phase, Report, RunOptions, Timeline};
 use crate::sandbox::Support;
 use crate::units::ByteSize;
 use report::ReportFile;
@@ -90,8 +90,26 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).ok().filter(|d| !d.is_zero()).ok_or_else(wrong)
 }
 
+/// Options with which the first vCPU's thread starts otherwise than [`HeadStart`] would have it, or with which nothing starts:
+/// each begins so.
+const WITHOUT_HEAD_START: [&str; 8] =
+    ["--sandbox", "--cpuset-cpus", "--pin", "--vmm-cpus", "--smt", "--guarantee", "--help", "-h"];
+
+/// Lets KVM make a machine while the command line is read, if that will ask for one. What it then asks for is not known yet: a
+/// machine that the head start does not fit is made anew. An error is told when the machine is wanted.
+pub(super) fn head_start(words: &[OsString]) -> Option<anyhow::Result<HeadStart>> {
+    may_have_head_start(words).then(|| Ok(HeadStart::begin(host::kvm::open()?)?))
+}
+
+fn may_have_head_start(words: &[OsString]) -> bool {
+    let [_, subcommand, options @ ..] = words else { return false };
+    let mut options = options.iter().take_while(|word| *word != "--").map(|word| word.as_encoded_bytes());
+    let other = |word: &[u8]| WITHOUT_HEAD_START.iter().any(|start| word.starts_with(start.as_bytes()));
+    subcommand == "run" && !options.any(other)
+}
+
 /// Boots the guest and returns the process's exit status.
-pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
+pub fn run(args: &RunArgs, start_ns: u64, ahead: Option<anyhow::Result<HeadStart>>) -> anyhow::Result<i32> {
     let timeline = Arc::new(Timeline::default());
     timeline.reached(Phase::Start, start_ns);
     let flavour = host::flavour();
@@ -102,12 +120,12 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
         check_memory(config.memory)?;
     }
     timeline.reach(Phase::Configured);
-    let kvm = host::kvm::open()?;
-    check_cpus(config.cpus, &kvm)?;
+    let ahead = ahead.unwrap_or_else(|| Ok(host::kvm::open()?.into()))?;
+    check_cpus(config.cpus, ahead.kvm())?;
     // The machine confines this thread: no file can be opened after it.
     let report_file = args.report.as_deref().map(ReportFile::open).transpose()?;
     let output = console.output();
-    match boot(args, &config, kvm, flavour, console, timeline) {
+    match boot(args, &config, ahead, flavour, console, timeline) {
         Ok((outcome, report)) => {
             report_file.map_or(Ok(()), |file| file.write(&report))?;
             Ok(admit_loss(&output, args, conclude(&outcome, args)))
@@ -126,13 +144,13 @@ pub fn run(args: &RunArgs, start_ns: u64) -> anyhow::Result<i32> {
 fn boot(
     args: &RunArgs,
     config: &MachineConfig,
-    kvm: Kvm,
+    ahead: HeadStart,
     flavour: Flavour,
     console: Console,
     timeline: Arc<Timeline>,
 ) -> anyhow::Result<(Outcome, Report)> {
     let mut meter = ram::Meter::new(config.memory);
-    let built = Machine::build(config, kvm, flavour, console, timeline, &mut |taken| meter.show(taken));
+    let built = Machine::build(config, ahead, flavour, console, timeline, &mut |taken| meter.show(taken));
     meter.clear();
     let machine = built?;
     for warning in machine.warnings() {
@@ -141,7 +159,8 @@ fn boot(
     if args.verbose {
         tell(&machine, config, flavour);
     }
-    let options = RunOptions { timeout: args.timeout, hold_input: !config.initrd_overlay.is_empty() };
+    let hold_input = !config.initrd_overlay.is_empty();
+    let options = RunOptions { timeout: args.timeout, hold_input, leave_to_exit: true };
     Ok(machine.run(&options, &mut notice)?)
 }
 
@@ -238,6 +257,33 @@ fn conclude(outcome: &Outcome, args: &RunArgs) -> i32 {
         Outcome::TimedOut => {
             eprintln!("ringfence: the time limit passed");
             124
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Proves that KVM is asked for a machine early where it is as good as any, and not where its thread must begin otherwise or
+    /// none will run; what the guest's command is called does not count.
+    #[test]
+    fn who_gets_a_head_start() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for line in ["ringfence run", "ringfence run --cpus 2 --name x", "ringfence run -m 1G -- ls --help --pin"] {
+            assert!(may_have_head_start(&words(line)), "{line}");
+        }
+        for line in [
+            "ringfence",
+            "ringfence check",
+            "ringfence run --sandbox off",
+            "ringfence run --sandbox=off",
+            "ringfence run --guarantee",
+            "ringfence run --cpus 2 --pin strict -- true",
+            "ringfence run --help",
+            "ringfence run -h",
+        ] {
+            assert!(!may_have_head_start(&words(line)), "{line}");
         }
     }
 }
