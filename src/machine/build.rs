@@ -244,8 +244,9 @@ impl Machine {
     /// 3. Core dumps will not hold RAM.
     /// 4. This thread serves console, signals and the time limit until someone turns the power off. When the guest has run for a
     ///    moment, memory that only the start needed is given back, and the host is asked for huge pages.
-    /// 5. vCPU threads are kicked out of the guest and joined; writes that KVM still holds are served; the console is flushed
-    ///    and given back.
+    /// 5. vCPU threads are kicked out of the guest and joined; writes that KVM still holds are served. KVM takes its machine down,
+    ///    at once and before RAM is given back: left to the end of the process, a third fewer machines would start and end side by
+    ///    side. The console is flushed and given back.
     pub fn run(
         mut self,
         options: &RunOptions,
@@ -273,12 +274,13 @@ impl Machine {
         let stopped = self.threads.stop();
         self.shared.posted.at_end(&self.shared.buses.ports);
         let outcome = self.shared.power.outcome().cloned().unwrap_or(Outcome::Quit);
+        let (milestones, posted) = (self.devices.boot_timer.milestones(), self.shared.posted.served());
+        let (ram, time) = (self.shared.ram.clone(), self.vm.time.clone());
+        drop((self.devices, self.shared, self.vm));
+        drop(ram);
         events::flush(&self.console, &self.signals, drain_limit(&outcome));
         served?;
-        let report = report(&self.timeline, &self.devices, stopped?, self.shared.posted.served(), &self.vm.time);
-        if options.leave_to_exit {
-            std::mem::forget(self.shared);
-        }
+        let report = report(&self.timeline, &milestones, stopped?, posted, &time);
         Ok((outcome, report))
     }
 }
@@ -336,9 +338,14 @@ fn drain_limit(outcome: &Outcome) -> Option<Duration> {
     }
 }
 
-fn report(timeline: &Timeline, devices: &Devices, exits: ExitCounts, posted_writes: u64, time: &KvmTime) -> Report {
-    let milestones = devices.boot_timer.milestones();
-    for milestone in &milestones {
+fn report(
+    timeline: &Timeline,
+    milestones: &[Milestone],
+    exits: ExitCounts,
+    posted_writes: u64,
+    time: &KvmTime,
+) -> Report {
+    for milestone in milestones {
         match milestone.phase {
             Milestone::USERSPACE => timeline.reached(Phase::Userspace, milestone.at_ns),
             Milestone::PAYLOAD => timeline.reached(Phase::Payload, milestone.at_ns),

@@ -24,9 +24,6 @@ pub struct RunOptions {
     /// Keep the input until the guest's init has rung the boot timer for its payload. Before that the kernel has the serial
     /// line open in its own way: it would echo what comes, and cook it.
     pub hold_input: bool,
-    /// The process ends right after the machine: what holds memory and KVM's descriptors is left to that. KVM takes a machine
-    /// down faster once the memory it mapped is gone: else it waits for grace periods to give back its own slots first.
-    pub leave_to_exit: bool,
 }
 
 /// When what only the start needed is given back, and huge pages are asked for at the latest: a guest that is gone by then does not

@@ -160,7 +160,7 @@ fn boot(
         tell(&machine, config, flavour);
     }
     let hold_input = !config.initrd_overlay.is_empty();
-    let options = RunOptions { timeout: args.timeout, hold_input, leave_to_exit: true };
+    let options = RunOptions { timeout: args.timeout, hold_input };
     Ok(machine.run(&options, &mut notice)?)
 }
 
